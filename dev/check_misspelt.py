@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings: List[str] = []
     for module in (misspelt_arguments, misspelt_settings):
-        module.remark = warnings.append  # type: ignore[attr-defined]
+        module.log_warning = warnings.append  # type: ignore[attr-defined]
     for library in TASKS:
         package = importlib.import_module(library)
         importlib.import_module(f'{library}.utils').register_all_modules(init_default_scope=False)

@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = """
 model = dict(backbone=dict(drop_path_rate=0.2, init_cfg=None, arch=dict(
     _delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(2, 2, 2, 2))))
-custom_hooks = [dict(type='EMAHook', momentum=0.1), dict(type='Witness')]
+custom_hooks = [dict(type='EMAHook', momentum=0.1), dict(type='RecordingHook')]
 randomness = dict(seed=7)
 """
 #: Configs of the tasks: epoch-based and iteration-based, with augmentation, drop path, averaged weights, best and last
@@ -138,12 +138,12 @@ class State:
     validations_left = None
 
 
-def die():
+def kill_process():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @HOOKS.register_module()
-class Witness(Hook):
+class RecordingHook(Hook):
     """Records each iteration's images and values, and reports the phase of the process to the parent."""
 
     priority = 'VERY_HIGH'
@@ -162,7 +162,7 @@ class Witness(Hook):
         if State.validations_left is not None:
             State.validations_left -= 1
             if State.validations_left < 0:
-                die()
+                kill_process()
 
 
 class CutOff:
@@ -181,7 +181,7 @@ class CutOff:
             def write(data):
                 file.write(data[: self.size])
                 file.flush()
-                die()
+                kill_process()
 
             return nullcontext(SimpleNamespace(write=write))
         if self.writes_left == 0 and self.cut == FULL:
@@ -191,10 +191,10 @@ class CutOff:
 
     def replace(self, source, target):
         if self.writes_left == 0 and self.cut == 'before the rename':
-            die()
+            kill_process()
         os.replace(source, target)
         if self.writes_left == 0 and self.cut == 'after the rename':
-            die()
+            kill_process()
         self.writes_left -= 1
 
 
@@ -340,7 +340,7 @@ def outcome(kind, status, output):
     return None if good else f'status {status} after {kind}: {output[-1500:]}'
 
 
-def check(task, kills, per_run, seed, folder, turn):
+def check(task, kills, per_run, seed, folder, lock):
     """Kill the training of one task until it was killed ``kills`` times; return the counts."""
     rng = random.Random(seed)
     job = TASKS[task]
@@ -350,7 +350,7 @@ def check(task, kills, per_run, seed, folder, turn):
     config.write_text(job['config'].format(root=ROOT, data=data))
     reference = folder / task / 'uninterrupted'
     reference.mkdir(parents=True)
-    with turn:
+    with lock:
         start = time.monotonic()
         status, _ = attempt(config, reference, {})
         duration = time.monotonic() - start
@@ -364,7 +364,7 @@ def check(task, kills, per_run, seed, folder, turn):
         runs += 1
         for _ in range(per_run):
             kind, plan = plan_end(rng, duration, 8, 8)
-            with turn:
+            with lock:
                 status, phase = attempt(config, work_dir, plan)
             if status == 0:
                 break  # the process had already ended
@@ -376,7 +376,7 @@ def check(task, kills, per_run, seed, folder, turn):
             if sum(counts[kind] for kind in KILLS) == kills:
                 break
         if status:
-            with turn:
+            with lock:
                 status, _ = attempt(config, work_dir, {})
             if status:
                 failures.append(f'run {runs} did not end: {(work_dir / "output.txt").read_text()[-1500:]}')
@@ -394,7 +394,7 @@ def check(task, kills, per_run, seed, folder, turn):
     )
 
 
-class Turn:
+class MachineLock:
     """Lock with which several of these commands take turns of two minutes on one machine (``--lock``)."""
 
     length = 120
@@ -450,7 +450,7 @@ def main():
     parser.add_argument('--out', type=Path, help='JSON file for the counts')
     parser.add_argument('--lock', type=Path, help='file to lock while processes train, for shared machines')
     args = parser.parse_args()
-    turn = Turn(args.lock)
+    lock = MachineLock(args.lock)
     if args.stock:
         run.TRAINING_STEPS = (adapt_to_machine, train_in_float32_on_cpus, select_resume_point)
         KILLS['while saving'] = 0  # which cuts into this package's own writing, like the next two
@@ -472,7 +472,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
-            results[task] = check(task, args.kills, args.per_run, args.seed, Path(folder), turn)
+            results[task] = check(task, args.kills, args.per_run, args.seed, Path(folder), lock)
             print(f'{task}: {json.dumps(results[task], indent=2)}', flush=True)
             if args.out:
                 content = dict(
@@ -483,7 +483,7 @@ def main():
                     tasks=results,
                 )
                 files.write_atomic(args.out, (json.dumps(content, indent=2) + '\n').encode())
-    turn.release()
+    lock.release()
     print(table(results))
     if any(found['failures'] for found in results.values()):
         sys.exit(1)

@@ -118,7 +118,7 @@ def try_config(config: str, training: bool = True, on_gpu: bool = False) -> Resu
             found = attempt(cfg, side_of(cfg), None, training, on_gpu)
     except Exception as error:
         # Broad, as below: the failure, whatever it is, is the result.
-        found = dict(predicts=said(error), kind=kind_of(error))
+        found = dict(predicts=describe_error(error), kind=kind_of(error))
     return Result(config, **found, seconds=round(time.perf_counter() - start, 1))
 
 
@@ -137,7 +137,7 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, 
         try:
             model: Any = build_random(cfg, size)
         except Exception as error:
-            return dict(predicts=said(error), kind=kind_of(error))
+            return dict(predicts=describe_error(error), kind=kind_of(error))
         for key, action in (('predicts', predict), ('trains', train))[: 1 + training]:
             try:
                 with pretended_gpu() if on_gpu else contextlib.nullcontext('cpu') as device:
@@ -146,7 +146,7 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, 
                     found['values'] += action(model.to(device), cfg, side)
                 found[key] = 'yes'
             except Exception as error:
-                found[key] = said(error)
+                found[key] = describe_error(error)
                 found.setdefault('kind', kind_of(error))
     return found
 
@@ -268,7 +268,7 @@ def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
     return batch
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error as one line."""
     kind, message, _ = origin(error)
     return ' '.join(f'{kind}: {message}'.split())[:300]

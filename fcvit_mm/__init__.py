@@ -9,7 +9,7 @@ guard_multimodal()
 from . import deprecation, errors, mmcv_ext, options  # noqa: E402, F401
 
 deprecation.install()
-mmcv_ext.make_known()
+mmcv_ext.register_finder()
 
 # Importing registers: checkpoints makes init_cfg=dict(type='Pretrained') read published files, engine brings the
 # optimizer-wrapper constructor and hooks, datasets transforms.

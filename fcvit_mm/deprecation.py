@@ -94,7 +94,8 @@ RENAMED = {
     'fcvit_mm.engine.errors': {'run_tool': 'fcvit_mm.errors.run_command'},
     'fcvit_mm.engine.exportable': {
         'take_part': 'fcvit_mm.export.selection.take_part',
-        **{name: f'fcvit_mm.export.any_size.{name}' for name in ('AdaptiveAvgPool2d', 'SameSize', 'free_of_sizes_')},
+        **{name: f'fcvit_mm.export.any_size.{name}' for name in ('AdaptiveAvgPool2d', 'SameSize')},
+        'free_of_sizes_': 'fcvit_mm.export.any_size.replace_fixed_sizes_',
     },
     'fcvit_mm.engine.graphs': {
         **{name: f'fcvit_mm.export.errors.{name}' for name in ('ExportError', 'naming_operators', 'operator_of')},

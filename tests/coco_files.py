@@ -1,4 +1,4 @@
-"""An annotation file in COCO's format, of one image with two objects, for the tests of preflight."""
+"""A COCO annotation file with one image and two objects, for the preflight tests."""
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 GOOD = dict(id=1, image_id=1, category_id=1, bbox=[2, 2, 10, 10], area=100, iscrowd=0, segmentation=SQUARE)

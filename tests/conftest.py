@@ -1,10 +1,10 @@
-"""What all tests share: MMEngine's state reset, the fast subset, small data sets, and models trained on them."""
+"""Shared by all tests: reset of global state, the fast subset, small data sets, and models trained on them."""
 
 import os
 
 import fast
 import pytest
-import quick
+import speedups
 import torch
 from filelock import FileLock
 from harness import KINDS, LAST, LIBRARIES, Trained, run_tool, write_config
@@ -13,7 +13,7 @@ from mmengine.utils import ManagerMixin
 
 from fcvit_mm.ops import measured
 
-# Modules that take longest. Two processes share the modules out: begun last, one of these would keep one of them alone.
+# The slowest modules. They are started first, so that two processes finish at about the same time.
 LONG = (
     'test_family.py',
     'test_configs.py',
@@ -52,10 +52,10 @@ LONG = (
 )
 
 
-# On any CPU the tests ask for what the tables say; test_measured.py asks for what is measured.
+# Use the rules of the tables on every CPU; test_measured.py tests the measured choice.
 measured.TUNED_CPUS = ((torch.backends.cpu.get_cpu_capability(), ''),)
-quick.collect_no_garbage()
-quick.hurry_configs()
+speedups.disable_garbage_collection()
+speedups.speed_up_configs()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -66,21 +66,21 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    quick.pass_over_what_is_imported()
+    speedups.freeze_imported_objects()
 
 
 @pytest.fixture(autouse=True)
-def no_state_of_another_test():
-    """Forget what MMEngine keeps in global variables, so that no test depends on those before it.
+def reset_global_state():
+    """Reset the global variables of MMEngine after each test, so that tests are independent.
 
-    Default scopes, message hubs, visualizers and loggers (whose files are closed) live until something replaces them.
-    Types stay registered: a module that registers them is imported once. Also put back are PyTorch's number of threads
-    and this package's environment variables.
+    These are default scopes, message hubs, visualizers and loggers, whose files are closed. Registered types are kept,
+    because a module that registers them is imported only make_once. PyTorch's number of threads and the environment
+    variables of this package are restored.
     """
     threads = torch.get_num_threads()
     environment = {name: value for name, value in os.environ.items() if name.startswith('FCVIT_MM_')}
     yield
-    quick.pass_over_what_is_imported()
+    speedups.freeze_imported_objects()
     reset_mmengine()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -100,8 +100,8 @@ def reset_mmengine():
         waiting += manager.__subclasses__()
 
 
-def once(tmp_path_factory, name, make):
-    """Let one of pytest-xdist's workers make a folder that all of them use."""
+def make_once(tmp_path_factory, name, make):
+    """Make a folder make_once for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / f'shared_{name}'
     with FileLock(f'{folder}.lock'):
@@ -114,12 +114,14 @@ def once(tmp_path_factory, name, make):
 
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory):
-    """Task -> folder of its data set of shapes, with 8 images to train on and 4 held out, 64x64 pixels."""
+    """Return a function that generates the data set of a task: 8 training and 5 validation images of 64x64 pixels."""
 
     def get(task):
         from fcvit_mm.datasets import generate
 
-        folder = once(tmp_path_factory, f'data_{task}', lambda folder: generate(KINDS[task], folder / 'data', 8, 5, 64))
+        folder = make_once(
+            tmp_path_factory, f'data_{task}', lambda folder: generate(KINDS[task], folder / 'data', 8, 5, 64)
+        )
         return folder / 'data'
 
     return get
@@ -127,7 +129,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, shapes):
-    """Task -> what two iterations of tools/train.py made, on a config that inherits one of the project's."""
+    """Return a function that trains a model for two iterations, with a config that inherits one of this project."""
 
     def get(task):
         pytest.importorskip(LIBRARIES[task])
@@ -138,7 +140,7 @@ def trained(tmp_path_factory, shapes):
             done = run_tool('train.py', config, '--work-dir', folder / 'work', cwd=folder)
             (folder / 'output.txt').write_text(done.stdout)
 
-        folder = once(tmp_path_factory, f'trained_{task}', make)
+        folder = make_once(tmp_path_factory, f'trained_{task}', make)
         return Trained(
             str(folder / f'{task}.py'),
             str(folder / 'work' / LAST[task]),

@@ -1,4 +1,4 @@
-"""Small detectors, one row for each way of predicting, whose random weights find things on random images."""
+"""Small detectors, one per kind of prediction, with random weights that give detections on random images."""
 
 import copy
 from typing import Any, Dict
@@ -47,7 +47,7 @@ _TWO_STAGES = dict(
 _MASK_REGIONS = dict(_REGIONS, roi_layer=dict(type='RoIAlign', output_size=6, sampling_ratio=2))
 _STAGES = [dict(_BOX_HEAD, reg_class_agnostic=i == 0) for i in range(2)]
 
-#: Name -> a model of mmdet, but for its backbone, neck and data preprocessor.
+#: Models of mmdet, without backbone, neck and data preprocessor.
 DETECTORS: Dict[str, Dict[str, Any]] = {
     'mask_rcnn': dict(
         _TWO_STAGES,
@@ -116,7 +116,7 @@ DETECTORS: Dict[str, Dict[str, Any]] = {
 
 
 def build_detector(name: str, **changes: Any) -> nn.Module:
-    """Build a row's detector, the same weights each time; ``changes`` by dotted name."""
+    """Build a detector of :data:`DETECTORS` with reproducible weights; ``changes`` are named like ``head__type``."""
     pytest.importorskip('mmdet')
     from mmdet.utils import register_all_modules
     from mmengine.config import ConfigDict
@@ -140,7 +140,8 @@ def build_detector(name: str, **changes: Any) -> nn.Module:
         model = MODELS.build(cfg)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # The heads' own start finds nothing. Large logits would make all scores 1, large deltas lines of boxes.
+            # The default initialization gives no detections. Large logits would make all scores 1, and large deltas
+            # degenerate boxes.
             if parameter.ndim > 1:
                 last = '_cls' in name or '_reg' in name
                 nn.init.normal_(parameter, std=(0.3 if last else 1.2) / parameter[0].numel() ** 0.5)
@@ -152,7 +153,7 @@ def build_detector(name: str, **changes: Any) -> nn.Module:
 
 
 def drawn_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return an image of rectangles and noise, ``(height, width, 3)`` uint8 in OpenCV's order."""
+    """Return an image of rectangles and noise, ``(height, width, 3)`` uint8, BGR."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 60, (height, width, 3))
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
+"""Running commands of tools/ and dev/ on small generated data, with configs that inherit those of this project."""
 
 import importlib.util
 import os
@@ -13,17 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import fork_server
 import pytest
-import quick
-import warm
+import speedups
 
-# As it was before the first test.
+# The environment before the first test.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith('FCVIT_MM_')}
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 
-# What a user writes to train a config of the project on data of their own; small images, a block a stage, narrow heads
-# and few proposals for speed.
+# Configs as a user writes them to train on custom data. To save time, they have small images, one block per stage,
+# narrow heads and few proposals.
 CONFIGS = {
     'classification': """
 _base_ = '{root}/configs/classification/fcvit_tiny_in1k.py'
@@ -115,7 +115,7 @@ LAST = {'classification': 'epoch_1.pth', 'detection': 'epoch_1.pth', 'segmentati
 
 
 class Trained(NamedTuple):
-    """What tools/train.py left behind, and what it printed."""
+    """Config, checkpoint, data set, work directory and output of a run of tools/train.py."""
 
     config: str
     checkpoint: str
@@ -125,12 +125,12 @@ class Trained(NamedTuple):
 
 
 def path_of(tool):
-    """Return the path of a command of ``tools`` or ``dev``, whichever has it."""
+    """Return the path of a command in ``tools`` or ``dev``."""
     return next(path for path in (ROOT / 'tools' / tool, ROOT / 'dev' / tool) if path.exists())
 
 
 def load_tool(tool):
-    """Return a command of ``tools`` as a module."""
+    """Import a command in ``tools`` or ``dev`` as a module."""
     path = path_of(tool)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path.parent))
@@ -141,15 +141,15 @@ def load_tool(tool):
 
 
 def call_tool(module, arguments):
-    """Do in this process what a command does; its errors are raised."""
+    """Run a command in this process; its errors are raised."""
     module.main(module.parse_args(list(map(str, arguments))))
 
 
 def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300, python=None):
-    """Run a command of ``tools`` or ``dev`` as a user does; the finished process, its two outputs in one.
+    """Run a command in ``tools`` or ``dev`` as a user does; return the finished process, with stdout and stderr joined.
 
-    The interpreter has the libraries imported already, in what the command starts too, unless another is named: see
-    that training and testing are started without that help at least once (``python=sys.executable``).
+    The interpreter, also of processes that the command starts, is forked from a process that has imported the
+    libraries. Training and testing must be started at least once with a fresh interpreter: ``python=sys.executable``.
     """
     done = start_tool(tool, *arguments, cwd=cwd, env=env, python=python).wait(timeout)
     assert not check or done.returncode == 0, done.stdout
@@ -157,7 +157,7 @@ def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300, pyth
 
 
 def run_ranks(ranks, tool, *arguments, cwd=None, check=True, env=None, timeout=120):
-    """Run a command in several processes that find each other as ``torchrun``'s do, without its start; their list."""
+    """Run a command in several processes with the environment variables of ``torchrun``; return the processes."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -176,9 +176,9 @@ def run_ranks(ranks, tool, *arguments, cwd=None, check=True, env=None, timeout=1
 
 
 def start_tool(tool, *arguments, cwd=None, env=None, python=None):
-    """Start what :func:`run_tool` runs; ``wait`` gives the finished process."""
-    python = python or warm_python()
-    # torchrun starts what PYTHON_EXEC names.
+    """Start a command like :func:`run_tool`; ``wait`` returns the finished process."""
+    python = python or forked_python()
+    # torchrun starts the interpreter in PYTHON_EXEC.
     env = {**os.environ, 'PYTHON': python, 'PYTHON_EXEC': python, 'OMP_NUM_THREADS': '1', **(env or {})}
     env['PYTHONPATH'] = python_path()
     interpreter = [python] if tool.endswith('.py') else []
@@ -186,7 +186,7 @@ def start_tool(tool, *arguments, cwd=None, env=None, python=None):
 
 
 class _Started:
-    """A command in a process of its own. Its output goes to a file: processes that it leaves behind keep a pipe."""
+    """A started command. Its output goes to a file, because processes that outlive it would keep a pipe open."""
 
     def __init__(self, command, cwd, env):
         self.output = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
@@ -209,16 +209,13 @@ class _Started:
 
 
 def run_python(*arguments, timeout=300, **options):
-    """Run Python as ``subprocess.run`` does, with text captured, in a process that has imported PyTorch and MMEngine.
-
-    It imports the rest itself: this package, and whatever it finds.
-    """
-    command, env = [_Servers.get().python_of_few, *arguments], {**os.environ, 'PYTHONPATH': python_path()}
+    """Run Python like ``subprocess.run``, with captured text, in a process that has imported torch and MMEngine."""
+    command, env = [_Servers.get().core_python, *arguments], {**os.environ, 'PYTHONPATH': python_path()}
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout, **options)
 
 
-def warm_python():
-    """Return a command that stands in for the interpreter, with the libraries imported."""
+def forked_python():
+    """Return a command that replaces the interpreter; its processes are forked with the libraries imported."""
     return _Servers.get().python
 
 
@@ -227,7 +224,7 @@ def python_path():
 
 
 class _Servers:
-    """Leases of the servers in ``warm``, which are begun by the first that asks, and the commands for them."""
+    """Leases of the servers in ``fork_server``, which the first request starts, and the commands that use them."""
 
     one = None
 
@@ -240,34 +237,34 @@ class _Servers:
         self.folder = tempfile.TemporaryDirectory()
         self.name = f'fcvit_mm-{os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)}'
         self.process = None
-        self.leases = [self.lease(self.name), self.lease(self.name + warm.FEW)]
-        self.python, self.python_of_few = self.command(''), self.command(warm.FEW)
+        self.leases = [self.lease(self.name), self.lease(self.name + fork_server.CORE)]
+        self.python, self.core_python = self.command(''), self.command(fork_server.CORE)
 
     def lease(self, name):
         while True:
             with suppress(ConnectionRefusedError):
-                connection = warm.connect(name)
-                connection.sendall(warm.LEASE)
+                connection = fork_server.connect(name)
+                connection.sendall(fork_server.LEASE)
                 return connection
             self.process = self.process or self.start()
-            assert not self.process.poll(), 'the server of warm processes did not start: see its traceback'
+            assert not self.process.poll(), 'the fork server did not start: see its traceback'
             time.sleep(0.05)
 
     def start(self):
-        command = [sys.executable, warm.__file__, self.name, '--serve', *quick.CORE, '-', *quick.PRELOAD]
+        command = [sys.executable, fork_server.__file__, self.name, '--serve', *speedups.CORE, '-', *speedups.PRELOAD]
         env = {**ENVIRONMENT, 'PYTHONPATH': str(ROOT)}
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def command(self, suffix):
         path = Path(self.folder.name) / f'python{suffix}'
-        command = shlex.join([sys.executable, '-IS', warm.__file__, self.name + suffix])
+        command = shlex.join([sys.executable, '-IS', fork_server.__file__, self.name + suffix])
         path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         path.chmod(0o755)
         return str(path)
 
 
 def write_config(task, folder, data, more=''):
-    """A config of one's own for generated data; ``more`` is appended."""
+    """Write the config of a task for a generated data set, followed by the text ``more``."""
     path = Path(folder) / f'{task}.py'
     path.write_text(CONFIGS[task].format(root=ROOT, data=data) + more)
     return path

@@ -1,4 +1,4 @@
-"""Image files that tests need and that no camera makes."""
+"""Writers of unusual image files for tests."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_bomb(path, width, height):
-    """A PNG of a few bytes that says it is enormous."""
+    """Write a PNG of a few bytes whose header declares an enormous size."""
 
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
@@ -40,7 +40,7 @@ test_evaluator = dict(type='IoUMetric')
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='segmentor')
 """
 TIFF = "dict(type='LoadImageFromFile', imdecode_backend='tifffile', color_type='unchanged', to_float32=True)"
-#: Channels, values and the step that loads them.
+#: Number of channels, dtype and loading step.
 LOADERS = {
     'grey.jpg': (1, np.uint8, "dict(type='LoadImageFromFile', color_type='grayscale')"),
     'rgba.png': (4, np.uint8, "dict(type='LoadImageFromFile', color_type='unchanged', backend_args=dict(backend='x'))"),
@@ -52,13 +52,13 @@ LOADERS = {
 
 
 def need_npy_step():
-    """Skip a test of arrays where mmseg has no step that loads them: the last of the original packages, 1.2.2."""
+    """Skip the test if mmseg cannot load arrays, as the last original version, 1.2.2."""
     if not hasattr(pytest.importorskip('mmseg.datasets.transforms.loading'), 'LoadImageFromNpyFile'):
         pytest.skip('this mmseg has no LoadImageFromNpyFile')
 
 
 def write_segmentor(folder, name):
-    """Write an image of 40x60 pixels, and the config of a segmentor that is tested on such; return their paths."""
+    """Write an image of 40x60 pixels and the config of a segmentor for such images; return their paths."""
     channels, dtype, load = LOADERS[name]
     rng = np.random.default_rng(0)
     pixels = rng.random((40, 60, channels), np.float32)
@@ -76,13 +76,13 @@ def write_segmentor(folder, name):
 
 
 def renamed(paths, suffix):
-    """Give files another suffix."""
+    """Rename files to another suffix."""
     for path in paths:
         path.rename(path.with_suffix(suffix))
 
 
 def ramp(dtype=np.uint16):
-    """From 0 to the largest value along 256 columns."""
+    """Return values from 0 to the maximum of the dtype along 256 columns."""
     return np.tile(np.linspace(0, np.iinfo(dtype).max, 256).astype(dtype), (64, 1))
 
 
@@ -91,7 +91,7 @@ def write_tiff(path, pixels, **options):
 
 
 def write_kind(path, kind):
-    """Write an image of 256x64 pixels of some kind."""
+    """Write an image of 256x64 pixels in one of :data:`KINDS`."""
     rgb = np.dstack([ramp(), ramp()[:, ::-1], np.full_like(ramp(), 20000)])
     rng = np.random.default_rng(0)
     if kind == 'cmyk':

@@ -1,4 +1,4 @@
-"""Inputs of the Triton kernels, and their values and gradients beside those of the references in double precision.
+"""Inputs of the Triton kernels, and comparison of values and gradients with the references in float64.
 
 The tests in ``tests/ops/triton`` that launch kernels run on a GPU, or with ``TRITON_INTERPRET=1``, where
 ``test_interpreter.py`` starts them.

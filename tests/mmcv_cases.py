@@ -1,10 +1,10 @@
-"""Calls of mmcv's operators whose results the compiled build has recorded: see dev/record_mmcv_ops.py."""
+"""Calls of mmcv's operators. dev/record_mmcv_ops.py recorded their results with the compiled build."""
 
 import numpy as np
 import torch
 
 STATE = 7
-#: Where the inputs are.
+#: Device of the inputs.
 DEVICE = 'cpu'
 
 
@@ -23,7 +23,7 @@ def _boxes(number, seed=0):
 
 
 def _scores(number):
-    # All different: which of two equal ones comes first is nobody's promise.
+    # All scores differ, because the order of equal scores is not defined.
     return _tensor(np.random.RandomState(STATE).permutation(number).astype(np.float32) + 1) / number
 
 
@@ -94,7 +94,7 @@ def _modulated_deform_conv(bias):
 
 
 def _modulated_deform_conv_of_larger_offsets():
-    """Of a level that is twice as large, as DyHead has: the compiled build reads the first values of an image."""
+    """Use offsets of a level of twice the size, as DyHead does: the compiled build reads their first values."""
     from mmcv.ops import modulated_deform_conv2d
 
     inputs = [_random(2, 4, 4, 3), _random(2, 18, 7, 6, seed=1), _random(2, 9, 7, 6, seed=2).sigmoid(),
@@ -135,7 +135,7 @@ def _roi_align_rotated(aligned, ratio, clockwise):
     )
 
 
-#: Name -> a function that gives a list of tensors.
+#: Functions that return a list of tensors.
 CASES = {
     'nms': lambda: _nms(0),
     'nms, offset': lambda: _nms(1),

@@ -1,7 +1,7 @@
-"""Small instances of every network, one row each, and the helpers of the tests that ask all of them the same.
+"""Small instances of all networks, one row each, and helpers for the tests that run on all of them.
 
-A row in :data:`NETWORKS` is all that a network needs to be asked what every network is asked, here and in the tests of
-checkpoints, export and timm: of this package, or of any other whose class can be imported here.
+For a row in :data:`NETWORKS`, the common tests of models, checkpoints, export and timm run. The network may belong to
+this package or to any other that can be imported here.
 """
 
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Type, Union
@@ -21,9 +21,9 @@ class Network(NamedTuple):
 
     Attributes:
         type (type): The backbone's class.
-        arguments (dict): What makes a small one that returns all its maps.
-        classifier (dict): Further arguments that make its classifier's, with one output.
-        variant (str, optional): A variant of it in ``fcvit_mm.models.variants``, which the arguments make small.
+        arguments (dict): Arguments of a small instance that returns all its maps.
+        classifier (dict): Further arguments of the backbone of a classifier, with one output.
+        variant (str, optional): A variant of this class in ``fcvit_mm.models.variants``.
     """
 
     type: Type[Backbone]
@@ -74,7 +74,7 @@ NETWORKS = {
     ),
 }
 
-#: Options of FCViT, each with what makes a small one of it.
+#: Options of FCViT, for a small instance with each.
 FCVIT_OPTIONS: Dict[str, Dict[str, Any]] = {
     'default': {},
     'one_mix': dict(kernel_sizes=(11,)),
@@ -96,30 +96,30 @@ FCVIT_OPTIONS: Dict[str, Dict[str, Any]] = {
 
 
 def build(network: Network, **options: Any) -> Backbone:
-    """Build a row's network, the same weights each time; ``options`` in addition to its arguments or in their place."""
+    """Build a network with reproducible weights; ``options`` extend or replace its arguments."""
     torch.manual_seed(0)
     return network.type(**{**network.arguments, **options})
 
 
 def build_fcvit(**options: Any) -> fcvit_mm.FCViT:
-    """Build the small FCViT with layer scales that leave gradients of all parts well above 0."""
+    """Build the small FCViT with layer scales for which the gradients of all parts are far from 0."""
     return build(NETWORKS['fcvit'], **{'layer_scale_init_value': 0.1, **options})
 
 
 def publish(model: Backbone) -> Dict[str, Tensor]:
-    """Return a backbone's weights under the names of published files; its own if there are no others."""
+    """Return the weights of a backbone with the published names, or with its own if there are no published ones."""
     names = type(model).published_names
     return names.to_published(model.state_dict()) if names else dict(model.state_dict())
 
 
 def images(*size: int, batch: int = 2, channels: int = 3) -> Tensor:
-    """Return the same random images each time: ``(batch, channels, *size)``."""
+    """Return reproducible random images ``(batch, channels, *size)``."""
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
-def disturbed(model: nn.Module) -> nn.Module:
-    """Give norms, scales and running statistics values other than their initial ones; in evaluation mode."""
+def randomize_norms(model: nn.Module) -> nn.Module:
+    """Randomize norms, scales and running statistics, and set evaluation mode."""
     torch.manual_seed(2)
     for parameter in model.parameters():
         if parameter.ndim == 1:
@@ -132,35 +132,35 @@ def disturbed(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def stirred(model: nn.Module) -> nn.Module:
-    """Move every parameter away from its initial value."""
+def perturb(model: nn.Module) -> nn.Module:
+    """Add noise to all parameters, because some initial values are 0 or 1."""
     for parameter in model.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
     return model
 
 
 def attn_scale_matrix(q: Tensor, k: Tensor, lamb: Tensor, add: Union[float, Tensor] = 0.0) -> Tensor:
-    """Return the attention matrix of AttnScale as the paper defines it: what differs from the mean, scaled."""
+    """Return the attention matrix of AttnScale as defined in the paper: the deviation from the mean is scaled."""
     attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + add).softmax(-1)
     share = 1 / k.shape[-2]
     return share + (attention - share) * (1 + lamb[:, None, None])
 
 
 def assert_all_grads(model: nn.Module) -> None:
-    """Every parameter that is not frozen has a finite gradient."""
+    """Assert that every parameter that is not frozen has a finite gradient."""
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def assert_same(actual: Sequence[Tensor], expected: Sequence[Tensor], atol: float = 1e-5) -> None:
-    """Two networks' outputs agree."""
+    """Assert that the outputs of two networks agree."""
     assert len(actual) == len(expected)
     for a, b in zip(actual, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
 
 
-# -- networks that analyses apply to, of other libraries too ---------------------------------------------------------
+# -- networks for the analyses, also of other libraries --------------------------------------------------------------
 
 _TOKENS = dict(depths=(3,), channels=(32,), num_heads=(4,))
 
@@ -231,10 +231,10 @@ TRANSFORMERS = {make.__name__: make for make in (vit, cait, swin, timm_vit, timm
 
 
 def build_random(make: Any, **options: Any) -> nn.Module:
-    """Build a network in evaluation mode in which every parameter counts: scales and tables not 0, norms not 1."""
+    """Build a network in evaluation mode in which every parameter has an effect: no scale is 0, no norm is 1."""
     torch.manual_seed(0)
     model = make(**options)
-    model.eval()  # gives no model back in mmpretrain
+    model.eval()  # returns None in mmpretrain
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (5.0 if name.endswith('lamb') else 0.1))
@@ -242,7 +242,7 @@ def build_random(make: Any, **options: Any) -> nn.Module:
 
 
 class Convs(nn.Module):
-    """Convolutions that no analysis of attention or similarity applies to."""
+    """Convolutions, without attention or similarity."""
 
     def __init__(self) -> None:
         super().__init__()

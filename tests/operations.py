@@ -1,7 +1,7 @@
-"""Questions to every implementation of every operation, asked by tests/ops/test_implementations.py.
+"""Comparison of every implementation of every operation with its reference, for tests/ops/test_implementations.py.
 
-The rows of the operations' tables, maps to call them with, and values and gradients beside those of the reference in
-double precision. A new row is asked all of this with nothing written here.
+This module has the rows of the tables of operations, their inputs, and the comparison of values and gradients with the
+reference in float64. New rows are tested without a change here.
 """
 
 from typing import Any, Callable, Dict, List, Sequence
@@ -16,11 +16,11 @@ from fcvit_mm import ops
 from fcvit_mm.ops import native, tracing, triton
 from fcvit_mm.ops.dispatch import Implementation, Operation
 
-#: Operators of ours are counted since then.
+#: Custom operators can be counted since torch 2.2.
 counts_flops = pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.2'), reason='torch before 2.2')
 
 CHANNELS = 16
-#: Images, height and width.
+#: Batch size, height and width.
 SIZES = {
     'square': (2, 8, 8),
     'odd': (3, 7, 5),
@@ -33,11 +33,11 @@ SIZES = {
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
-#: Triton's interpreter is slow: it is asked about small kernels, fewer sizes, and once for values and gradients.
+#: Triton's interpreter is slow: small kernels, fewer sizes, and values and gradients in one call.
 INTERPRETED = triton.support.INTERPRETED
 if INTERPRETED:
     SIZES = {'odd': (2, 3, 5), 'empty': SIZES['empty']}
-#: Arguments that are computed from the map, whose gradients go through them.
+#: Arguments that are computed from the map, and whose gradients flow to the map.
 DERIVED: Dict[str, Dict[int, Callable[[Tensor], Tensor]]] = {'add_global_context': {1: ops.channel_means}}
 
 _unavailable = set()
@@ -47,7 +47,7 @@ if not (triton.available() and (INTERPRETED or 'cuda' in DEVICES)):
     _unavailable.add('triton')
 if 'cuda' not in DEVICES:
     _unavailable.update(('product', 'blocks'))
-#: The rows of all tables whose backend is there, the references among them; in the interpreter, Triton's.
+#: The rows of all tables whose backend is available, including the references; in the interpreter, those of Triton.
 ROWS = [
     pytest.param(op, row, id=f'{op.__name__}-{row.name}')
     for op in ops.OPERATIONS
@@ -58,7 +58,7 @@ EACH_OPERATION = pytest.mark.parametrize('op', ops.OPERATIONS, ids=lambda op: op
 
 
 def random_call(op: Operation, size: Sequence[int], channels: int = CHANNELS) -> List[Any]:
-    """Return the arguments of a call in float64, the same at every call of this."""
+    """Return reproducible arguments in float64."""
     torch.manual_seed(0)
     batch, height, width = size
     args = list(op.example(torch.randn(batch, channels, height, width, dtype=torch.double) * 1.5 + 0.25))
@@ -68,19 +68,19 @@ def random_call(op: Operation, size: Sequence[int], channels: int = CHANNELS) ->
 
 
 def cast(args: Sequence[Any], dtype: torch.dtype, layout: str = 'contiguous', device: str = 'cpu') -> List[Any]:
-    """Return the arguments in a dtype, on a device, the map in a layout; floating-point tensors only."""
+    """Convert tensors to a dtype and a device, and the map to a memory layout."""
     args = [arg.to(device, dtype) if isinstance(arg, Tensor) else arg for arg in args]
     return [args[0].contiguous(memory_format=LAYOUTS[layout]), *args[1:]]
 
 
 def supported(row: Implementation, dtype: torch.dtype, device: str) -> bool:
-    """Return whether PyTorch has the operations that an implementation is made of; half precision on CPU came late."""
+    """Return whether this PyTorch has the operations that an implementation uses (float16 on a CPU: torch 2.4)."""
     late = dtype == torch.float16 and device == 'cpu' and row.name not in ('float32', 'triton')
     return not (late and digit_version(torch.__version__) < digit_version('2.4'))
 
 
 def applies(row: Implementation, args: Sequence[Any]) -> bool:
-    """Return whether an implementation is for these arguments, in eager mode or in a graph for any image size."""
+    """Return whether an implementation applies to these arguments, in eager mode or in a graph for any image size."""
     if row.when(*args):
         return True
     with mock.patch.multiple(tracing, records_any_size=lambda: True, records_variable=lambda size: True):
@@ -90,7 +90,7 @@ def applies(row: Implementation, args: Sequence[Any]) -> bool:
 def values_and_gradients(
     op: Operation, function: Callable[..., Tensor], args: Sequence[Any], grad: bool = True
 ) -> List[Tensor]:
-    """Return the output and, if asked, the gradients of all tensors."""
+    """Return the output and, with ``grad``, the gradients of all tensors."""
     leaves = [arg.detach().clone().requires_grad_(grad) if isinstance(arg, Tensor) else arg for arg in args]
     derived = DERIVED.get(op.__name__, {})
     with torch.set_grad_enabled(grad):
@@ -104,13 +104,13 @@ def values_and_gradients(
 
 
 def assert_agrees(op: Operation, row: Implementation, size: Sequence[int]) -> int:
-    """Check an implementation for maps of a size: every dtype, layout and device that it supports, with gradients.
+    """Compare an implementation with the reference for one size, with all dtypes, layouts and devices that it supports.
 
-    In half precision the reference rounds between its steps: both are compared with the reference in double precision,
-    on the same rounded arguments.
+    In half precision the reference rounds intermediate values, so the reference in float64 is used, with the same
+    rounded arguments.
 
     Returns:
-        int: Calls that were compared.
+        int: Number of compared calls.
     """
     exact = random_call(op, size)
     compared = 0
@@ -118,7 +118,7 @@ def assert_agrees(op: Operation, row: Implementation, size: Sequence[int]) -> in
     for dtype, tolerance in TOLERANCES.items():
         expected = None
         if INTERPRETED and dtype == torch.float16:
-            continue  # bfloat16 is rounded in the same places
+            continue  # bfloat16 is rounded at the same places
         layouts = ['channels_last'] if INTERPRETED else LAYOUTS
         for device, layout, grad in ((d, at, g) for d in DEVICES for at in layouts for g in grads):
             args = cast(exact, dtype, layout, device)

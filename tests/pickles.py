@@ -1,4 +1,4 @@
-"""Writers of checkpoint files, and of pickles that ask a reader to run code."""
+"""Writers of checkpoint files, and of pickles that would run code."""
 
 import pickle
 import struct
@@ -23,7 +23,7 @@ all_writers = pytest.mark.parametrize('writer', WRITERS)
 
 
 class Call:
-    """Pickles as a call of ``function``."""
+    """An object whose pickle calls ``function``."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -33,14 +33,14 @@ class Call:
 
 
 class Global:
-    """Pickles as a bare name."""
+    """An object whose pickle is a name in a module."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
 
 
 class NamingPickler(pickle._Pickler):
-    """Writes :class:`Global` as the opcode that imports a name, whatever it is."""
+    """A pickler that writes :class:`Global` as the opcode that imports a name, without any check."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -70,7 +70,7 @@ def write_zip(path, pickled: bytes, compression=zipfile.ZIP_STORED, **records):
 
 
 class Storage:
-    """Pickles as a reference to 3 float32 values."""
+    """An object whose pickle is a reference to 3 float32 values."""
 
 
 class StoragePickler(NamingPickler):

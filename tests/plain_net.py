@@ -1,4 +1,4 @@
-"""A small network that nothing but its class tells about: no variant, no table of published names."""
+"""A small network without variants and without published names."""
 
 from contextlib import contextmanager
 from typing import Any, Iterator
@@ -37,8 +37,8 @@ class PlainNet(Backbone):
 
 
 @contextmanager
-def own_rows() -> Iterator[None]:
-    """Forget the variants that are registered inside."""
+def temporary_variants() -> Iterator[None]:
+    """Unregister the variants that are registered in this context."""
     rows, listeners = dict(variants._variants), list(variants._listeners)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the tests of prediction runs share: a run of a small model, and its results."""
+"""Helpers for tests of prediction runs: running a small model, and reading its results."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def contents(folder):
 
 
 def numbers(folder, task):
-    """The results as numbers, in the order of the images."""
+    """Return the results as an array, in the order of the images."""
     if task == 'classification':
         rows = sorted(table(folder / 'predictions.csv'), key=lambda row: (row['image'], row['class_id']))
         return np.array([float(row['probability']) for row in rows])

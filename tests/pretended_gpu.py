@@ -1,8 +1,8 @@
-"""A pretended GPU: tensors whose device is ``cuda:0``, computed on the CPU, that do not mix with tensors of the CPU.
+"""A simulated GPU: tensors with device ``cuda:0`` that are computed on the CPU, but cannot be mixed with CPU tensors.
 
-What a GPU refuses is refused here, too: operations of tensors on both devices, such as an index or a table of constants
-that was made without ``device=``, and NumPy's view of a tensor that was not copied to the CPU. Not pretended: CUDA's
-kernels, streams, memory and automatic mixed precision. Operations run in their reference implementations.
+As on a GPU, an operation on tensors of both devices is an error, for example with an index or constants made without
+``device=``, and so is the conversion to NumPy without a copy to the CPU. CUDA kernels, streams, memory and automatic
+mixed precision are not simulated. Operations use their reference implementations.
 """
 
 import functools
@@ -18,15 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device('cuda', 0)
-#: Operations that accept tensors of both devices: of indices, only those of an indexed tensor.
+#: Operations that accept tensors of both devices. For the indexed ones, only the indices may be on the CPU.
 MIXED = ('copy_', '_to_copy')
 INDEXED = ('index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index')
-#: PyTorch's functions that make a tensor of nothing: without ``device=`` on the CPU.
+#: Functions of PyTorch that create tensors, on the CPU if ``device=`` is not given.
 FACTORIES = {
     *('arange', 'as_tensor', 'empty', 'eye', 'from_numpy', 'full', 'linspace', 'logspace', 'normal', 'ones', 'rand'),
     *('randint', 'randn', 'randperm', 'scalar_tensor', 'tensor', 'tril_indices', 'triu_indices', 'zeros'),
 }
-#: What asks a GPU that is not there.
+#: Functions that would query the missing GPU.
 ASKED = dict(
     get_device_capability=lambda *device: (6, 0),  # too old for Triton
     is_available=lambda: True,
@@ -36,20 +36,20 @@ ASKED = dict(
 
 
 class GpuTensor(Tensor):
-    """A tensor of the pretended GPU; ``held`` is the same on the CPU."""
+    """A tensor on the simulated GPU; ``held`` is the tensor on the CPU."""
 
     held: Tensor
 
     @staticmethod
     def __new__(cls, held: Tensor) -> 'GpuTensor':
-        """Wrap a tensor of the CPU, which is not copied."""
+        """Wrap a tensor on the CPU without a copy."""
         self = Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype
         )
         self.held = held
         return self
 
-    # For Python only: PyTorch's C++ code, which asks the driver of a device, has it on the CPU.
+    # Only Python code sees this device: for PyTorch's C++ code, which would call the driver, it is the CPU.
     device = property(lambda self: GPU)
     is_cuda = property(lambda self: True)
     is_cpu = property(lambda self: False)
@@ -98,7 +98,7 @@ def _refuse_mixed(func: Any, args: Sequence[Any], kwargs: Dict[str, Any]) -> Non
 
 
 def _compute(func: Any, args: Any, kwargs: Dict[str, Any], called: List[str]) -> Any:
-    """Compute an operation; ``called`` are the Python functions that called it."""
+    """Compute an operation; ``called`` are the names of the calling Python functions."""
     _refuse_mixed(func, args, kwargs)
     tensors = [x for x in _leaves((args, kwargs)) if isinstance(x, Tensor)]
     on_gpu = {id(x.held): x for x in tensors if isinstance(x, GpuTensor)}
@@ -109,7 +109,7 @@ def _compute(func: Any, args: Any, kwargs: Dict[str, Any], called: List[str]) ->
         return tree_map(
             lambda x: (on_gpu[id(x)] if id(x) in on_gpu else GpuTensor(x)) if isinstance(x, Tensor) else x, outputs
         )
-    # What C++ code makes beside a tensor of the GPU is on the GPU; here the code had the tensor on the CPU.
+    # Tensors that C++ code creates for a tensor on the GPU would be on the GPU; here they are on the CPU.
     if all(hasattr(x, 'of_pytorch') for x in tensors) and not (called and called[-1] in FACTORIES):
         for output in _leaves(outputs):
             if isinstance(output, Tensor):
@@ -142,7 +142,7 @@ class _ToCpu(torch.autograd.Function):
 
 
 def _to(x: Tensor, gpu: bool) -> Tensor:
-    """Copy a tensor to the GPU, or to the CPU, unless it is there."""
+    """Copy a tensor to the GPU or to the CPU, unless it is already there."""
     if isinstance(x, GpuTensor) == gpu:
         return x
     copied: Tensor = (_ToGpu if gpu else _ToCpu).apply(x)
@@ -159,7 +159,7 @@ class _Dispatch(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """Python functions that name a device, or that look into a tensor."""
+    """Python functions with a device argument, and functions that read the values of a tensor."""
 
     def __init__(self, called: List[str]) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class _Functions(TorchFunctionMode):
 
     def _call(self, func: Callable[..., Any], name: str, args: List[Any], kwargs: Dict[str, Any]) -> Any:
         device = kwargs.get('device')
-        if name in ('tensor', 'new_tensor'):  # of lists of numbers, which may be tensors
+        if name in ('tensor', 'new_tensor'):  # may be given lists that contain tensors
             args[-1:] = tree_map(_held, args[-1:])
         if name.startswith('new_'):  # on the device of the tensor, unless another is named
             device = args[0].device if device is None else device
@@ -230,12 +230,12 @@ class _Functions(TorchFunctionMode):
 
 @contextmanager
 def pretended_gpu() -> Iterator[torch.device]:
-    """Pretend that there is a GPU, and yield its device."""
+    """Simulate a GPU, and yield its device."""
     future = torch.__future__
     before = future.get_overwrite_module_params_on_conversion()
     called: List[str] = []
     with ExitStack() as stack:
-        # Module.to makes new parameters: the old ones cannot become tensors of another class.
+        # Module.to must create new parameters, because a tensor cannot change its class.
         future.set_overwrite_module_params_on_conversion(True)
         stack.callback(functools.partial(future.set_overwrite_module_params_on_conversion, before))
         for name, answer in ASKED.items():
@@ -245,7 +245,9 @@ def pretended_gpu() -> Iterator[torch.device]:
         stack.enter_context(_Dispatch(called))
         backward = BackwardCFunction.apply
 
-        def backward_with_functions(*args: Any) -> Any:  # a mode's own function, such as autograd.grad, is without it
+        def backward_with_functions(
+            *args: Any,
+        ) -> Any:  # the mode is inactive inside its own functions, such as autograd.grad
             with functions:
                 return backward(*args)
 

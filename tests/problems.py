@@ -1,4 +1,4 @@
-"""The problems that preflight reports of a config, for its tests."""
+"""Helpers that return the problems that the preflight checks report for a config."""
 
 import pytest
 
@@ -6,27 +6,27 @@ from fcvit_mm.preflight.checks import PreflightError, check_training, data_probl
 
 
 def training_problems(cfg):
-    """Return all problems of a training."""
+    """Return all problems of a training run."""
     with pytest.raises(PreflightError) as caught:
         check_training(cfg)
     return caught.value.problems
 
 
 def only_training_problem(cfg):
-    """Return the only problem of a training."""
+    """Return the problem of a training run, which must have exactly one."""
     (problem,) = training_problems(cfg)
     return problem
 
 
 def only_problem(cfg, loader='train_dataloader'):
-    """Return the only problem of a data loader."""
+    """Return the problem of a data loader, which must have exactly one."""
     (problem,) = data_problems(cfg, [loader])
     return problem
 
 
 def validation_problems(cfg, number=None):
-    """Return the problems of the validation set: the only line, or all of so many."""
-    cfg.default_hooks.checkpoint.save_best = None  # it names a metric of the config's own evaluator
+    """Return the only problem of the validation set, or with ``number`` a list of so many problems."""
+    cfg.default_hooks.checkpoint.save_best = None  # it names a metric of the original evaluator
     found = data_problems(cfg, ['val_dataloader'])
     if number is None:
         (found,) = found

@@ -1,4 +1,4 @@
-"""Checkpoints as runs leave them, and publishing them."""
+"""Helpers that write a checkpoint as training does, and that publish it."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import torch
 from harness import call_tool, load_tool
 
 main = partial(call_tool, load_tool('publish_model.py'))
-#: FCViT-tiny with one block in each stage: its heads and necks fit.
+#: FCViT-tiny with one block per stage, which fits the heads and necks of FCViT-tiny.
 ARCH = dict(depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(1, 1, 1, 1))
 MICRO = "\nmodel['backbone'] = dict(model.get('backbone', {{}}), arch=dict(_delete_=True, **{arch}))\n"
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
@@ -15,7 +15,7 @@ STAMP = '20260102_030405'
 
 
 def write_checkpoint(path, state_dict, classes=CLASSES, **dataset_meta):
-    """What MMEngine's runner writes: much beside the weights."""
+    """Write a checkpoint as MMEngine's runner does, with much more than the weights."""
     meta = dict(
         epoch=3,
         iter=12,
@@ -50,7 +50,7 @@ def random_weights(model):
 
 
 def publish(checkpoint, folder, *options):
-    """The files that the command writes, by suffix."""
+    """Run the command, and return the written files by suffix."""
     before = set(folder.iterdir())
     main([str(checkpoint), str(folder / 'micro.pth'), *options])
     return {path.suffix: path for path in set(folder.iterdir()) - before}

@@ -1,4 +1,4 @@
-"""Deterministic weights, images and the numbers that the published implementations computed from them.
+"""Deterministic weights and images, and the outputs that the published implementations computed from them.
 
 ``tests/data/fcvit_micro_<option>.npz`` holds, for one small network each: ``arch`` and ``options`` (JSON, published
 option names), ``names`` and ``dense_names`` (JSON: published key -> shape of the classification and of the dense
@@ -34,7 +34,7 @@ NUM_CLASSES = 10
 #: Transformer -> shape and seed of its input.
 TRANSFORMER_INPUTS = {'vit': ((2, 3, 32, 32), 7), 'cait': ((2, 3, 32, 32), 7), 'swin': ((1, 3, 112, 112), 8)}
 
-#: Published option -> the argument of ours and what makes its value from the published one.
+#: For each published option, the argument of this package and the conversion of its value.
 ARGUMENTS = {
     'spatial_mixer__useSecondTokenMix': ('kernel_sizes', lambda second: (11, 11) if second else (11,)),
     'spatial_mixer__fc_factor': ('token_mix_reduction', int),
@@ -48,7 +48,7 @@ ARGUMENTS = {
 
 
 def values(key: str, shape) -> torch.Tensor:
-    """What the published key ``key`` was filled with: normal numbers seeded by its name, scaled by its part."""
+    """Return the values of the published key ``key``: random numbers seeded by its name, scaled by its kind."""
     shape, leaf = tuple(shape), key.split('.')[-1]
     if leaf == 'num_batches_tracked':
         return torch.zeros(shape, dtype=torch.int64)
@@ -78,7 +78,7 @@ def image(shape, seed: int) -> torch.Tensor:
 
 
 def images() -> dict:
-    """The two inputs of every fixture, one with odd sides."""
+    """Return the two inputs of every fixture, one with odd sides."""
     return {'x': image((2, 3, 64, 96), 3), 'xo': image((1, 3, 75, 61), 4)}
 
 
@@ -93,7 +93,7 @@ def _fixture(option: str, network: str) -> dict:
 
 
 def published(option: str = 'default', dense: bool = False, network: str = 'fcvit') -> dict:
-    """The published state dict of one small network, its tensors the caller's own."""
+    """Return the published state dict of a small network; the tensors are copies."""
     return {key: value.clone() for key, value in _published(option, dense, network).items()}
 
 
@@ -104,7 +104,7 @@ def _published(option: str, dense: bool, network: str) -> dict:
 
 
 def arguments(option: str = 'default') -> dict:
-    """Arguments of ``fcvit_mm.FCViT`` for one small network."""
+    """Return the arguments of ``fcvit_mm.FCViT`` for a small network."""
     data = fixture(option)
     arch, options = json.loads(str(data['arch'])), json.loads(str(data['options']))
     result = {'arch': {'depths': arch['layers'], 'channels': arch['embed_dims'], 'mlp_ratios': arch['mlp_ratios']}}
@@ -118,7 +118,7 @@ def arguments(option: str = 'default') -> dict:
 
 
 def dwnet_arguments(kind: str) -> dict:
-    """Arguments of ``fcvit_mm.DWNet`` for one small network."""
+    """Return the arguments of ``fcvit_mm.DWNet`` for a small network."""
     arch = json.loads(str(fixture(kind, 'dwnet')['arch']))
     return dict(
         arch=dict(
@@ -129,18 +129,18 @@ def dwnet_arguments(kind: str) -> dict:
 
 
 def transformer_arguments(kind: str) -> dict:
-    """Arguments of ``fcvit_mm.ViT``, ``CaiT`` or ``Swin`` for one small classifier, beside ``methods``."""
+    """Return the arguments of ``fcvit_mm.ViT``, ``CaiT`` or ``Swin`` for a small classifier, without ``methods``."""
     class_token = dict(patch_size=8, img_size=32, out_type='cls_token')
     return {
         'vit': dict(class_token, arch=dict(depths=(2,), channels=(24,), num_heads=(3,))),
         'cait': dict(class_token, arch=dict(depths=(2, 2), channels=(24, 24), num_heads=(3, 3))),
-        # Published with two stages: the others are not built.
+        # The published network has two stages; the others are not built.
         'swin': dict(out_indices=1, arch=dict(depths=(2, 2, 1, 1), channels=(12, 24, 24, 24), num_heads=(2, 4, 4, 4))),
     }[kind]
 
 
 def paddle(state_dict: dict) -> dict:
-    """A published state dict as a Paddle port stores it: arrays, own names of statistics, linear weights (in, out)."""
+    """Convert a published state dict to the format of Paddle: arrays, other names of statistics, transposed weights."""
     leaves = {'running_mean': '_mean', 'running_var': '_variance'}
     result = {}
     for key, value in state_dict.items():

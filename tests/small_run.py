@@ -1,4 +1,4 @@
-"""A tiny run on numbers, whose data and model draw from every generator: to interrupt and to resume."""
+"""A tiny training run whose data and model use all random generators, to test interruption and resuming."""
 
 import random
 
@@ -22,7 +22,7 @@ SIZE = 12
 
 @DATASETS.register_module()
 class Numbers(BaseDataset):
-    """Its pipeline draws from every generator that augmentation may use."""
+    """A data set whose samples contain numbers of all random generators that augmentation may use."""
 
     def load_data_list(self):
         return [dict(number=number) for number in range(SIZE)]
@@ -44,7 +44,7 @@ class Line(BaseModel):
         return dict(loss=self.drop(self.fc(torch.stack(inputs))).square().mean())
 
 
-class Witness(Hook):
+class RecordingHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self, end=None, how=KeyboardInterrupt):
@@ -99,8 +99,8 @@ def train(
     for step in TRAINING_STEPS:
         step(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    witness = Witness(end, how)
-    runner.register_hook(witness)
+    recorder = RecordingHook(end, how)
+    runner.register_hook(recorder)
     try:
         with atomic_local_writes():
             run_training_loop(runner)
@@ -108,10 +108,10 @@ def train(
         pass
     except Interrupted as error:
         assert error.code == 143
-    # Workers end at once now; left to the garbage collector, it waits ten seconds for them.
+    # End the workers now; the garbage collector would wait ten seconds for them.
     for loader in (runner.train_loop.dataloader, getattr(runner.train_loop, 'dataloader_iterator', None)):
         iterator = getattr(loader, '_iterator', None)
         if hasattr(iterator, '_shutdown_workers'):
             iterator._shutdown_workers()
     runner.train_loop.dataloader._iterator = runner.train_loop.dataloader_iterator = None
-    return witness.seen, runner
+    return recorder.seen, runner

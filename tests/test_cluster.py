@@ -1,4 +1,4 @@
-"""The files of docs/cluster.md, with a scheduler that is none: what they start, and what they do when it ends."""
+"""The example files of docs/cluster.md: the commands that they start, and their behaviour when a job ends."""
 
 import configparser
 import os
@@ -15,7 +15,7 @@ CONFIG = 'configs/classification/fcvit_tiny_in1k.py'
 
 
 def run_script(name, tmp_path, *arguments, status=0, folder=ROOT, **environment):
-    """Run a script whose commands only say how they were started; ``srun`` and python end in a status."""
+    """Run a script with commands that only print their arguments; ``srun`` and python exit with ``status``."""
     for command in ('srun', 'scontrol', 'python'):
         end = 0 if command == 'scontrol' else status
         (tmp_path / command).write_text(
@@ -32,17 +32,17 @@ def run_script(name, tmp_path, *arguments, status=0, folder=ROOT, **environment)
 
 
 @pytest.mark.parametrize('status, ends, requeued', [(143, 0, True), (0, 0, False), (1, 1, False), (137, 137, False)])
-def test_a_warned_job_is_requeued_and_no_other(tmp_path, status, ends, requeued):
+def test_only_a_job_that_got_sigterm_is_requeued(tmp_path, status, ends, requeued):
     done = run_script('train.sbatch', tmp_path, CONFIG, '--amp', status=status, SLURM_JOB_ID='77')
     assert done.returncode == ends, done.stderr
     assert ('scontrol requeue 77' in done.stdout) == requeued
     assert re.search(rf'^srun .*tools/train.py {CONFIG} --launcher slurm --resume --amp$', done.stdout, re.MULTILINE)
-    # To the tasks, not to the script alone, and time enough for a checkpoint.
+    # The signal goes to the tasks, not only to the script, and leaves enough time for a checkpoint.
     assert '#SBATCH --signal=TERM@180\n' in (EXAMPLES / 'train.sbatch').read_text()
 
 
-def test_weights_of_nodes_without_internet(tmp_path):
-    """The project's folder ``checkpoints`` if there is one; otherwise those that torch.hub downloaded are found."""
+def test_folder_of_weights_for_nodes_without_internet(tmp_path):
+    """The project's folder ``checkpoints`` if it exists; otherwise the weights that torch.hub downloaded are used."""
 
     def weights(**environment):
         done = run_script('train.sbatch', tmp_path, CONFIG, folder=project, SLURM_JOB_ID='77', **environment)
@@ -59,7 +59,7 @@ def test_weights_of_nodes_without_internet(tmp_path):
     assert weights(FCVIT_MM_WEIGHTS='/data/weights') == '/data/weights'
 
 
-def test_nodes_meet_at_one_address(tmp_path):
+def test_elastic_training_starts_torchrun_with_a_rendezvous(tmp_path):
     done = run_script('elastic.sh', tmp_path, CONFIG, '--amp', HOST='node1', GPUS='4')
     assert '--nnodes=2:4 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=node1:29400' in done.stdout
     assert done.stdout.rstrip().endswith(f'tools/train.py {CONFIG} --launcher pytorch --resume --amp')
@@ -84,14 +84,14 @@ def test_nodes_meet_at_one_address(tmp_path):
         (dict(HOST='a.invalid', PYTHON=sys.executable), "HOST is 'a.invalid', which is unknown on this machine"),
     ],
 )
-def test_wrong_values_of_elastic_training(tmp_path, environment, message):
-    """torchrun ends with a traceback that does not name the variable, or tries an unknown address for a minute."""
+def test_invalid_values_for_elastic_training_are_refused(tmp_path, environment, message):
+    """torchrun would print a traceback without the variable, or try to connect to an unknown address for a minute."""
     done = run_script('elastic.sh', tmp_path, CONFIG, **{'HOST': 'node1', **environment})
     assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr
     assert not done.stdout
 
 
-def test_right_values_of_elastic_training(tmp_path):
+def test_valid_values_for_elastic_training(tmp_path):
     for nodes, gpus in (('1', 'auto'), ('08:16', '2'), ('2:2', 'cpu')):
         done = run_script('elastic.sh', tmp_path, CONFIG, HOST='node1', NODES=nodes, GPUS=gpus, PORT='65535')
         assert f'--nnodes={nodes} --nproc-per-node={gpus} ' in done.stdout, done.stderr
@@ -99,8 +99,8 @@ def test_right_values_of_elastic_training(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['elastic.sh', 'train.sbatch'])
-def test_files_that_no_process_would_find(tmp_path, name):
-    """torchrun would try them again and again."""
+def test_missing_files_are_reported(tmp_path, name):
+    """torchrun would restart the processes again and again."""
     job = dict(HOST='node1', SLURM_JOB_ID='77')
     done = run_script(name, tmp_path, 'configs/lost.py', **job)
     assert done.returncode == 2 and f'{name}: configs/lost.py does not exist in {ROOT}: ' in done.stderr
@@ -111,12 +111,12 @@ def test_files_that_no_process_would_find(tmp_path, name):
     assert not done.stdout
 
 
-def test_a_batch_script_that_is_not_submitted(tmp_path):
+def test_batch_script_must_be_submitted(tmp_path):
     done = run_script('train.sbatch', tmp_path, CONFIG)
     assert done.returncode and 'SLURM_JOB_ID: not set: submit this script, sbatch train.sbatch CONFIG' in done.stderr
 
 
-def test_the_manifest_starts_what_there_is():
+def test_files_in_the_kubernetes_manifest_exist():
     job = yaml.safe_load((EXAMPLES / 'pytorchjob.yaml').read_text())
     pod = job['spec']['pytorchReplicaSpecs']['Worker']['template']['spec']
     container = pod['containers'][0]
@@ -130,20 +130,20 @@ def test_the_manifest_starts_what_there_is():
 
 
 @pytest.mark.parametrize('name', ['Dockerfile', 'apptainer.def'])
-def test_containers_call_the_set_up(name):
-    """What is checked is that they call the one script, with a Python that it takes."""
+def test_containers_use_the_setup_script(name):
+    """They call dev/setup_env.sh with a supported Python version."""
     text = (ROOT / name).read_text()
     assert 'python:3.11-' in text and 'PYTHON=python3.11' in text and 'dev/setup_env.sh .venv' in text
     assert not re.search(r'pip install', text)
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     extras = re.findall(r' (?:extra|more)=(\S+)', (ROOT / 'dev' / 'setup_env.sh').read_text())
-    assert len(extras) == 6  # two lists for each of three stacks
+    assert len(extras) == 6  # two lists of extras for each of three stacks
     assert set(','.join(extras).split(',')) <= set(setup['options.extras_require'])
 
 
-def test_containers_get_the_same_files(tmp_path):
-    """Apptainer's ``%setup`` copies what ``docker build`` does: neither data nor environments, but tests/data."""
+def test_containers_contain_the_same_files(tmp_path):
+    """Apptainer's ``%setup`` copies the same files as ``docker build``: no data or environments, but tests/data."""
     project, rootfs = tmp_path / 'project', tmp_path / 'rootfs'
     kept = ['Makefile', '.ci/run', 'tests/data/a.npz', 'docs/images/a.png', 'fcvit_mm/preflight/data/a.py']
     excluded = [

@@ -1,4 +1,4 @@
-"""What must be installed, and what to type when it is not."""
+"""Missing packages are reported with the command that installs them."""
 
 import configparser
 import sys
@@ -10,7 +10,7 @@ from fcvit_mm import dependencies
 
 
 @pytest.mark.parametrize('package, extra', [('mmdet', 'det'), ('mmseg', 'seg'), ('mmpretrain', 'cls')])
-def test_a_missing_package_names_the_extra(monkeypatch, package, extra):
+def test_missing_package_is_reported_with_its_extra(monkeypatch, package, extra):
     monkeypatch.setattr(dependencies.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ImportError) as caught:
         dependencies.require(package)
@@ -18,7 +18,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, package, extra):
         assert word in str(caught.value)
 
 
-def test_without_mmengine_the_import_says_what_to_install():
+def test_import_without_mmengine_is_reported():
     code = (
         'import importlib.util as u; find = u.find_spec; '
         'u.find_spec = lambda name, *rest: None if name == "mmengine" else find(name, *rest); import fcvit_mm'
@@ -28,7 +28,7 @@ def test_without_mmengine_the_import_says_what_to_install():
     assert '.[cls]' in result.stderr
 
 
-def test_an_old_torch_is_named(monkeypatch):
+def test_old_torch_is_reported(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch, '__version__', '1.13.1+cu117')
@@ -36,14 +36,14 @@ def test_an_old_torch_is_named(monkeypatch):
         dependencies.check_core()
 
 
-def test_every_extra_that_an_error_names_exists():
+def test_extras_in_error_messages_exist():
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     assert set(dependencies.EXTRAS.values()) <= set(setup['options.extras_require'])
 
 
-def transformers_without(folder):
-    """Write a package transformers that lacks what mmpretrain's multimodal models import, as version 5 does."""
+def write_transformers_5(folder):
+    """Write a package transformers without the functions that mmpretrain's multimodal models import, as version 5."""
     (folder / 'transformers').mkdir()
     (folder / 'transformers' / '__init__.py').write_text('')
     (folder / 'transformers' / 'pytorch_utils.py').write_text('apply_chunking_to_forward = None\n')
@@ -51,9 +51,9 @@ def transformers_without(folder):
     (folder / 'transformers-5.0.0.dist-info' / 'METADATA').write_text('Name: transformers\nVersion: 5.0.0\n')
 
 
-def test_mmpretrain_imports_beside_transformers_5(tmp_path, monkeypatch):
+def test_mmpretrain_can_be_imported_with_transformers_5(tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain')
-    transformers_without(tmp_path)
+    write_transformers_5(tmp_path)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     code = (
         'import fcvit_mm, mmpretrain.models; from mmpretrain.registry import MODELS; '
@@ -67,14 +67,14 @@ def test_mmpretrain_imports_beside_transformers_5(tmp_path, monkeypatch):
     'installed, expected',
     [(None, True), ('find_pruneable_heads_and_indices = None', True), ('', False), ('import no_such_module', False)],
 )
-def test_multimodal_models_depend_on_the_version_of_transformers(tmp_path, monkeypatch, installed, expected):
+def test_multimodal_models_are_supported_by_old_transformers_only(tmp_path, monkeypatch, installed, expected):
     for name in [name for name in sys.modules if name.split('.')[0] == 'transformers']:
         monkeypatch.delitem(sys.modules, name)
     if installed is None:
         monkeypatch.setitem(sys.modules, 'transformers', None)
         monkeypatch.setattr(dependencies.importlib.util, 'find_spec', lambda name: None)
     else:
-        transformers_without(tmp_path)
+        write_transformers_5(tmp_path)
         (tmp_path / 'transformers' / 'pytorch_utils.py').write_text(installed)
         monkeypatch.syspath_prepend(tmp_path)
     assert dependencies.supports_multimodal() is expected

@@ -1,4 +1,4 @@
-"""Old public names still work, and warn of their end with the new name."""
+"""Deprecated public names still work, with a warning that names the new one."""
 
 import importlib
 import sys
@@ -13,7 +13,7 @@ from fcvit_mm.registry import HOOKS, MODELS
 
 
 @pytest.mark.parametrize('old, new', deprecation.MOVED_MODULES.items())
-def test_moved_modules_are_found_under_their_old_names(old, new):
+def test_moved_modules_can_be_imported_by_their_old_names(old, new):
     if new.endswith('_kernels') and not triton.available():
         pytest.skip('Triton before 3.3 does not read these kernels')
     target = importlib.import_module(new)
@@ -23,7 +23,7 @@ def test_moved_modules_are_found_under_their_old_names(old, new):
     assert importlib.util.find_spec(f'{old}_of_no_module') is None
 
 
-def test_importing_a_moved_module_warns_the_one_who_imports_it(tmp_path):
+def test_warning_about_a_moved_module_names_the_importing_line(tmp_path):
     script = tmp_path / 'script.py'
     script.write_text('import fcvit_mm.engine.network\n')
     result = run_python(str(script))
@@ -35,7 +35,7 @@ def test_importing_a_moved_module_warns_the_one_who_imports_it(tmp_path):
     'module, old, new',
     [(module, old, new) for module, names in deprecation.RENAMED.items() for old, new in names.items()],
 )
-def test_renamed_names_are_found_where_they_were(module, old, new):
+def test_renamed_names_can_be_imported_from_their_old_modules(module, old, new):
     home, _, name = new.rpartition('.')
     expected = getattr(importlib.import_module(home), name)
     found = importlib.import_module(module)
@@ -46,7 +46,7 @@ def test_renamed_names_are_found_where_they_were(module, old, new):
             assert getattr(found, old) is expected
 
 
-def test_names_that_never_were_are_not_found():
+def test_unknown_names_are_not_found():
     name = 'no_such_name'
     for module in ('fcvit_mm.engine', 'fcvit_mm.engine.network'):
         with pytest.raises(AttributeError, match=name):
@@ -63,19 +63,19 @@ OLD_TYPES = [
 
 
 @pytest.mark.parametrize('registry, config, new', OLD_TYPES, ids=[config['type'] for _, config, _ in OLD_TYPES])
-def test_old_registered_names_build_the_new_types(registry, config, new):
+def test_deprecated_registered_names_build_the_new_types(registry, config, new):
     if registry is MODELS:
         pytest.importorskip('timm')
     with pytest.warns(DeprecationWarning, match=f'{config["type"]} is deprecated .* use {new}'):
         assert type(registry.build(config)).__name__ == new
 
 
-def test_the_old_file_backend_is_the_new_one():
+def test_deprecated_name_of_the_file_backend():
     assert type(get_file_backend(backend_args=dict(backend='whole_file'))).__name__ == 'AtomicFileBackend'
 
 
 @pytest.mark.parametrize('mode', ['argument', 'environment'])
-def test_the_old_value_of_the_switch_of_operations(mode, monkeypatch):
+def test_deprecated_value_plain_of_use_ops(mode, monkeypatch):
     code = 'import warnings\nwarnings.simplefilter("default")\n'
     code += 'from fcvit_mm.ops.dispatch import current_mode, use_ops\n'
     code += 'with use_ops("plain"):\n    print(current_mode())' if mode == 'argument' else 'print(current_mode())'
@@ -86,7 +86,7 @@ def test_the_old_value_of_the_switch_of_operations(mode, monkeypatch):
     assert "use 'reference'" in result.stderr
 
 
-def test_a_deprecated_class_builds_the_new_one_and_takes_the_old_arguments():
+def test_deprecated_class_builds_the_new_one_and_accepts_old_arguments():
     class New:
         def __init__(self, size, methods=()):
             self.size, self.methods = size, methods
@@ -98,6 +98,6 @@ def test_a_deprecated_class_builds_the_new_one_and_takes_the_old_arguments():
     assert issubclass(old, New) and old.__name__ == 'Old' and 'New' in old.__doc__
 
 
-def test_the_finder_is_installed_once():
+def test_import_finder_is_installed_once():
     deprecation.install()
     assert sum(isinstance(finder, deprecation.MovedModules) for finder in sys.meta_path) == 1

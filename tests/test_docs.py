@@ -1,4 +1,4 @@
-"""What the docs say works: examples of docstrings, commands, links, Python blocks. Nothing is trained here."""
+"""Examples of docstrings, commands, links and Python blocks in the docs are valid. Nothing is trained here."""
 
 import argparse
 import ast
@@ -22,7 +22,7 @@ PAGES = sorted(
     for pattern in ('*.md', 'docs/**/*.md', 'configs/*/README.md', 'configs/*/*/README.md', '.github/**/*.md')
     for path in ROOT.glob(pattern)
 )
-#: Modules with examples. One that needs data or takes long carries ``# doctest: +SKIP``.
+#: Modules with examples. Examples that need data or take long are marked with ``# doctest: +SKIP``.
 WITH_EXAMPLES = sorted(
     path.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.').replace('.__init__', '')
     for path in (ROOT / 'fcvit_mm').rglob('*.py')
@@ -50,7 +50,7 @@ def blocks(page, language):
 
 
 def commands(page):
-    """Return the commands of a page's shell blocks as lists of words, variables that it sets replaced."""
+    """Return the commands in the shell blocks of a page as lists of words; variables that it sets are replaced."""
     variables, found = {}, []
     for block in blocks(page, '(?:bash|shell|sh|console)'):
         for line in block.replace('\\\n', ' ').splitlines():
@@ -67,12 +67,12 @@ def commands(page):
 
 
 class Found(Exception):
-    """Carries a command's parser out of its ``main``."""
+    """Exception that passes the parser of a command out of its ``main``."""
 
 
 @lru_cache(maxsize=None)
 def parser_of(tool):
-    """Return the parser that a command builds when it is started."""
+    """Return the argument parser of a command."""
 
     def stop(self, *args, **kwargs):
         raise Found(self)
@@ -89,7 +89,7 @@ def parser_of(tool):
         except Found as found:
             return found.args[0]
         finally:
-            # tools/analysis and dev/benchmark have modules of the same names.
+            # tools/analysis and dev/benchmark have modules with the same names.
             for name in set(sys.modules) - before:
                 if Path(getattr(sys.modules[name], '__file__', None) or '').parent == path.parent:
                     del sys.modules[name]
@@ -97,7 +97,7 @@ def parser_of(tool):
 
 
 def tool_of(words):
-    """Return the tool in Python that a command starts, without its folder, and its arguments; ``None`` without one."""
+    """Return the Python file in tools or dev that a command starts, without the folder, and its arguments, or None."""
     for index, word in enumerate(words[:2]):
         match = re.fullmatch(r'(?:tools|dev)/(.*\.py)', word)
         if match and (index == 0 or 'python' in words[0]):
@@ -106,7 +106,7 @@ def tool_of(words):
 
 
 def check_command(words, complete):
-    """Check that what a command names exists; if it is ``complete``, that its arguments parse as well."""
+    """Check that the files and options of a command exist; if it is ``complete``, also parse its arguments."""
     for word in words:
         for path in word.split('@'):
             name = path.split('/')[-1]
@@ -135,13 +135,13 @@ def check_command(words, complete):
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_commands_parse_and_name_what_there_is(page):
+def test_commands_can_be_parsed(page):
     for words in commands(page):
-        # As ``python tools/x.py ... --option`` abbreviates.
+        # Commands such as ``python tools/x.py ... --option`` are abbreviated.
         check_command(words, complete='...' not in words)
 
 
-def test_configs_of_the_training_page_can_be_read(tmp_path):
+def test_configs_of_the_training_page_can_be_loaded(tmp_path):
     for library in ('mmpretrain', 'mmdet', 'mmseg'):
         pytest.importorskip(library)
     from fcvit_mm.engine.config import load_config
@@ -158,7 +158,7 @@ def test_configs_of_the_training_page_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_commands_within_the_text_name_what_there_is(page):
+def test_commands_within_the_text_name_existing_files_and_options(page):
     text = re.sub(r'^ *```.*?^ *```', '', (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     for code in re.findall(r'`([^`\n]+)`', text):
         if re.match(r'(python |make |pip install |(tools|dev|configs|docs|requirements|tests)/)', code):
@@ -170,7 +170,7 @@ def test_commands_within_the_text_name_what_there_is(page):
 
 
 def anchors(path):
-    """Return the anchors that GitHub gives a page's headings."""
+    """Return the anchors that GitHub generates for the headings of a page."""
     text = re.sub(r'^ *```.*?^ *```', '', path.read_text(), flags=re.DOTALL | re.MULTILINE)
     found = set()
     for heading in re.findall(r'^#+ (.*)$', text, re.MULTILINE):
@@ -205,7 +205,7 @@ def test_python_compiles_and_its_imports_resolve(page):
             for module, name in names:
                 if module.split('.')[0] in OPTIONAL:
                     pytest.importorskip(module.split('.')[0])
-                if module.split('.')[0].startswith('my'):  # a stranger's
+                if module.split('.')[0].startswith('my'):  # a module of the user
                     continue
                 imported = importlib.import_module(module)
                 assert name is None or hasattr(imported, name), f'{module} has no {name}'

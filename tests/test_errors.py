@@ -33,13 +33,13 @@ def no_debug(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['/some/where/train.py'])
 
 
-def ours(code):
-    """Run code as if it were a module of this package."""
+def run_in_package(code):
+    """Run code as if it were in a module of this package."""
     exec(compile(code, f'{FOLDER}models/made_up.py', 'exec'), {'__name__': 'fcvit_mm.models.made_up'})
 
 
 def in_worker(error):
-    """Raise ``error`` in a data loader's worker; return what arrives here."""
+    """Raise ``error`` in a worker of a data loader, and return the exception in the main process."""
 
     class Data(torch.utils.data.Dataset):
         def __len__(self):
@@ -51,7 +51,7 @@ def in_worker(error):
     iterator = iter(torch.utils.data.DataLoader(Data(), num_workers=1))
     with pytest.raises(Exception) as caught:
         next(iterator)
-    iterator._shutdown_workers()  # the garbage collector would wait five seconds for them
+    iterator._shutdown_workers()  # otherwise the garbage collector waits five seconds for them
     return caught.value
 
 
@@ -61,7 +61,7 @@ def converted(error, doing='training with a.py'):
     return str(caught.value)
 
 
-def test_a_library_error_says_what_was_done_and_what_to_try():
+def test_library_error_names_the_action_and_a_solution():
     text = converted(RuntimeError('no such thing'))
     assert text == (
         'training with a.py failed: RuntimeError: no such thing (raised in tests). Check the data. '
@@ -140,11 +140,11 @@ def test_advice_follows_the_error(error, words):
     assert re.search(words, converted(error)), converted(error)
 
 
-def test_errors_of_workers_keep_their_own_message():
+def test_errors_of_workers_have_their_original_message():
     error = in_worker(KeyError('gt_bboxes'))
     assert 'Original Traceback' in str(error)
     assert origin(error) == ('KeyError', "'gt_bboxes'", 'test_errors')
-    # More than one line, and a cause before it.
+    # A message of several lines, with a cause.
     chained = ValueError('two\nlines: of it')
     chained.__cause__ = KeyError('first')
     assert origin(in_worker(chained))[:2] == ('ValueError', 'two\nlines: of it')
@@ -179,23 +179,23 @@ def test_user_errors_of_workers_are_shown_without_the_traceback(capsys):
     assert caught.value.code == 'train.py: a.jpg is empty'
 
 
-def test_user_errors_stay_as_they_are():
+def test_user_errors_are_not_changed():
     with pytest.raises(UserError, match='^mine$') as caught, library_errors('training', 'Check'):
         raise UserError('mine')
     assert type(caught.value) is UserError
 
 
 @pytest.mark.parametrize('code', ['{}["a"]', 'None + 1', 'raise RuntimeError("a")', 'int("a")'])
-def test_a_defect_of_ours_stays_one(code):
+def test_errors_in_this_package_are_not_converted(code):
     with pytest.raises(Exception) as caught, library_errors('training', 'Check'):
-        ours(code)
+        run_in_package(code)
     assert is_defect(caught.value) and not isinstance(caught.value, UserError)
 
 
-def test_a_value_that_our_networks_refuse_is_no_defect():
+def test_value_errors_of_networks_are_converted():
     refused = pytest.raises(LibraryError, match=r'ValueError: arch b99, expected .* \(raised in fcvit_mm\)')
     with refused, library_errors('training', 'Check the config'):
-        ours('raise ValueError("arch b99, expected b12 or b24")')
+        run_in_package('raise ValueError("arch b99, expected b12 or b24")')
 
 
 def fail():
@@ -203,10 +203,10 @@ def fail():
         {}['annotations']
 
 
-def test_commands_report_in_one_line_with_status_1(capsys):
+def test_commands_report_errors_in_one_line_with_status_1(capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(fail)
-    # A text is printed to standard error, with status 1.
+    # A string as exit code is printed to standard error, with status 1.
     assert caught.value.code.startswith("train.py: training with a.py failed: KeyError: 'annotations'")
     assert 'Traceback' not in capsys.readouterr().err
 
@@ -226,13 +226,13 @@ def test_debug_shows_the_traceback(how, capsys, monkeypatch):
     assert 'Traceback' in printed and "{}['annotations']" in printed and 'LibraryError' in printed
 
 
-def test_defects_end_a_command_with_their_traceback():
+def test_other_errors_end_a_command_with_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)
 
 
 @pytest.mark.parametrize('error', [UserError('no such data set'), ZeroDivisionError('no such data set')])
-def test_torchruns_report_gets_the_error(error, tmp_path, monkeypatch):
+def test_error_is_written_to_the_error_file_of_torchrun(error, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
 
     def fail():
@@ -240,12 +240,12 @@ def test_torchruns_report_gets_the_error(error, tmp_path, monkeypatch):
 
     with pytest.raises((SystemExit, ZeroDivisionError)):
         run_command(fail)
-    told = json.loads((tmp_path / 'error.json').read_text())['message']['extraInfo']['py_callstack']
-    assert told.rstrip().endswith(f'{type(error).__name__}: no such data set')
-    assert ('in fail' in told) == isinstance(error, ZeroDivisionError), 'a user needs no traceback'
+    report = json.loads((tmp_path / 'error.json').read_text())['message']['extraInfo']['py_callstack']
+    assert report.rstrip().endswith(f'{type(error).__name__}: no such data set')
+    assert ('in fail' in report) == isinstance(error, ZeroDivisionError), 'user errors need no traceback'
 
 
-def test_a_report_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch, capsys):
+def test_unwritable_error_file_does_not_hide_the_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'gone' / 'error.json'))
 
     def fail():
@@ -256,7 +256,7 @@ def test_a_report_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize('debug', [False, True])
-def test_arguments_are_read_first(debug, monkeypatch, capsys):
+def test_arguments_are_parsed_first(debug, monkeypatch, capsys):
     done = []
     monkeypatch.setattr(errors, 'silence_libraries', lambda: done.append('silenced'))
     monkeypatch.setattr(sys, 'argv', ['train.py', *(['--debug'] if debug else [])])
@@ -273,7 +273,7 @@ def test_arguments_are_read_first(debug, monkeypatch, capsys):
     assert done
 
 
-def test_missing_packages_are_no_defects(monkeypatch):
+def test_missing_packages_are_reported_without_a_traceback(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='train.py: mmdet is not installed'):
         run_command(lambda: require('mmdet'))
@@ -302,12 +302,12 @@ def test_packages_that_cannot_be_imported(code, message, tmp_path, monkeypatch):
         run_command(lambda: importlib.import_module('made_up_library'))
 
 
-def test_imports_of_our_own_modules_keep_their_traceback():
+def test_imports_of_this_package_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
-        run_command(lambda: ours('1 / 0'))
+        run_command(lambda: run_in_package('1 / 0'))
 
 
-def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():
+def test_help_has_debug_and_the_lines_of_the_docstring():
     text = command_parser('First line.\n\n    code here\n').format_help()
     assert '--debug' in text and DEBUG_VARIABLE in text and '\n    code here\n' in text
     assert not errors.wants_traceback()
@@ -323,8 +323,8 @@ def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():
         (['a.py', 'image', '--resume', ''], '--resume'),
     ],
 )
-def test_an_empty_argument_is_none(arguments, name):
-    """``--work-dir "$UNSET"`` would write into the current folder, and ``--resume "$UNSET"`` start anew."""
+def test_empty_arguments_are_refused(arguments, name):
+    """``--work-dir "$UNSET"`` would write to the current folder, and ``--resume "$UNSET"`` would not resume."""
     parser = command_parser('')
     parser.add_argument('config')
     parser.add_argument('inputs', nargs='+', metavar='INPUT')
@@ -336,7 +336,7 @@ def test_an_empty_argument_is_none(arguments, name):
         parser.parse_args(arguments)
 
 
-def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch):
+def test_irrelevant_messages_of_libraries_are_suppressed(capsys, monkeypatch):
     import mmengine.logging as library
 
     for owner, name in ((library, 'print_log'), (library.MMLogger, 'callHandlers')):
@@ -346,34 +346,34 @@ def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch)
     handler = logging.Handler()
     handler.emit = lambda record: logged.append(record.getMessage())
 
-    def noise():
-        logger = library.MMLogger.get_instance('noise')
+    def write_messages():
+        logger = library.MMLogger.get_instance('messages')
         logger.handlers[:] = [handler]
         logger.warning('The prefix is not set in metric class IoUMetric.')
-        logger.warning('said of the data')
+        logger.warning('a warning about the data')
         library.print_log('Could not import OneDL. Skipping OneDL datasets.', level=logging.DEBUG)
-        library.print_log('said to everybody')
+        library.print_log('a message without a level')
         warnings.warn('faster_coco_eval is not installed, metrics will not be computed. Please install it')
         warnings.warn('`reduce_zero_label` will be deprecated, if you would like to ignore the zero label')
-        warnings.warn('mind the gap')
+        warnings.warn('another warning')
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        noise()
+        write_messages()
         monkeypatch.setenv(DEBUG_VARIABLE, '1')
-        run_command(noise)
+        run_command(write_messages)
         assert len(caught) == 6 and len(logged) == 4 and capsys.readouterr().out.count('Could not') == 2
         monkeypatch.setenv(DEBUG_VARIABLE, '0')
         caught.clear()
         logged.clear()
-        run_command(noise)
+        run_command(write_messages)
         silence_libraries()
-    assert capsys.readouterr().out == 'said to everybody\n'
-    assert [str(each.message) for each in caught] == ['mind the gap'] and logged == ['said of the data']
+    assert capsys.readouterr().out == 'a message without a level\n'
+    assert [str(each.message) for each in caught] == ['another warning'] and logged == ['a warning about the data']
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
-def test_a_log_that_a_full_disk_cuts_off(capsys, monkeypatch):
+def test_incomplete_log_is_reported_once(capsys, monkeypatch):
     monkeypatch.setattr(logging.Handler, 'handleError', logging.Handler.handleError)
     report_incomplete_logs()
     report_incomplete_logs()
@@ -388,7 +388,7 @@ def test_a_log_that_a_full_disk_cuts_off(capsys, monkeypatch):
     assert 'Logging error' in capsys.readouterr().err
 
 
-def test_ctrl_c_is_one_line(capsys, monkeypatch):
+def test_ctrl_c_prints_one_line(capsys, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
@@ -400,7 +400,7 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
         run_command(interrupt)
 
 
-def test_names_that_are_not_utf8(tmp_path, monkeypatch):
+def test_file_names_that_are_not_utf8_can_be_printed_and_logged(tmp_path, monkeypatch):
     name = b'gr\xf6n.jpg'.decode(errors='surrogateescape')
     monkeypatch.setattr(logging.Handler, 'handleError', logging.Handler.handleError)
     monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True))

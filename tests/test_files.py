@@ -1,4 +1,4 @@
-"""Atomic writes, and what a failure leaves."""
+"""Atomic writes, and the files after a failure."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ from fcvit_mm.files import (
 )
 
 
-def test_writes_and_replaces(tmp_path):
+def test_files_are_written_and_replaced(tmp_path):
     path = tmp_path / 'new' / 'a.pth'
     for data in (b'first', b'second'):
         write_atomic(path, data)
@@ -42,7 +42,7 @@ def test_writes_and_replaces(tmp_path):
 
 
 @pytest.mark.parametrize('step', ['open', 'fsync', 'replace'])
-def test_a_failure_leaves_what_was_there(step, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_previous_file(step, tmp_path, monkeypatch):
     path = tmp_path / 'a.pth'
     write_atomic(path, b'before')
 
@@ -59,7 +59,7 @@ def test_a_failure_leaves_what_was_there(step, tmp_path, monkeypatch):
     assert path.read_bytes() == b'before' and os.listdir(tmp_path) == ['a.pth']
 
 
-def test_what_cannot_be_written_is_found_before(tmp_path, monkeypatch):
+def test_unwritable_paths_are_found_before_writing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').write_text('')
     for path in ('a.json', 'new/er/a.json', 'file', str(tmp_path / 'a.json')):
@@ -85,8 +85,8 @@ def test_devices_and_pipes_are_not_replaced(tmp_path):
     assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ['pipe']
 
 
-def test_a_limit_of_the_system(tmp_path):
-    """The real thing: the kernel refuses to write more."""
+def test_file_size_limit_of_the_system(tmp_path):
+    """The kernel refuses to write more than the limit."""
     code = (
         'import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
         'resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000)); '
@@ -98,7 +98,7 @@ def test_a_limit_of_the_system(tmp_path):
     assert (tmp_path / 'a').stat().st_size == 5000 and os.listdir(tmp_path) == ['a']
 
 
-def test_backend_of_mmengine(tmp_path):
+def test_file_backend_of_mmengine(tmp_path):
     from mmengine.fileio import get_file_backend
 
     backend = get_file_backend(str(tmp_path), backend_args=dict(backend='atomic_file'))
@@ -108,46 +108,46 @@ def test_backend_of_mmengine(tmp_path):
     assert backend.get(tmp_path / 'a') == b'data' and (tmp_path / 'b').read_text() == 'text'
 
 
-def test_a_path_for_libraries_that_write_by_name(tmp_path):
+def test_atomic_path_for_libraries_that_write_files(tmp_path):
     path = tmp_path / 'new' / 'a.png'
     with atomic_path(path, suffix='.png') as temporary:
         assert os.path.dirname(temporary) == str(path.parent) and temporary.endswith('.png') and not path.exists()
         assert is_temporary(os.path.basename(temporary)) and not is_temporary('a.tmp.png')
-        os.remove(temporary)  # as libraries do that write a file of their own and rename it
+        os.remove(temporary)  # some libraries write another file and rename it
         with open(temporary, 'wb') as file:
             file.write(b'data')
     assert path.read_bytes() == b'data' and os.listdir(path.parent) == ['a.png']
 
 
 @pytest.mark.parametrize('name', ['a' * 250 + '.jpg', '\u00fc' * 120 + '.jpg'])
-def test_names_of_the_greatest_length(tmp_path, name):
+def test_longest_possible_file_names(tmp_path, name):
     with atomic_path(tmp_path / name, suffix='.jpg') as temporary, open(temporary, 'wb') as file:
         assert is_temporary(os.path.basename(temporary))
         file.write(b'data')
     assert os.listdir(tmp_path) == [name]
 
 
-def test_an_error_of_the_library_leaves_what_was_there(tmp_path):
+def test_error_in_the_library_keeps_the_previous_file(tmp_path):
     path = tmp_path / 'a'
     write_atomic(path, b'before')
     with pytest.raises(KeyError), atomic_path(path) as temporary, open(temporary, 'wb') as file:
         file.write(b'half')
         raise KeyError('a defect')
     with pytest.raises(WriteError, match='a could not be written: No such file'), atomic_path(path) as temporary:
-        os.remove(temporary)  # and nothing is written
+        os.remove(temporary)  # and write nothing
     assert path.read_bytes() == b'before' and os.listdir(tmp_path) == ['a']
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
-def test_a_full_disk_under_pytorchs_writer(tmp_path):
-    """PyTorch raises a RuntimeError, which does not say that the disk is full."""
+def test_full_disk_while_torch_saves(tmp_path):
+    """PyTorch raises a RuntimeError that does not mention the full disk."""
     path = tmp_path / 'a.pth'
     with pytest.raises(WriteError, match='a.pth could not be written: .*MiB are free there'), atomic_path(path):
         torch.save(dict(a=torch.ones(10**6)), '/dev/full')
     assert not os.listdir(tmp_path)
 
 
-def test_files_that_belong_together(tmp_path, monkeypatch):
+def test_several_files_are_written_together(tmp_path, monkeypatch):
     order = []
     replace = os.replace
     monkeypatch.setattr(
@@ -156,7 +156,7 @@ def test_files_that_belong_together(tmp_path, monkeypatch):
     files = {str(tmp_path / name): name.encode() for name in ('card', 'entry', 'weights')}
     assert write_all_atomic(files) == list(files) and order == ['card', 'entry', 'weights']
     assert write_all_atomic({}) == []
-    # The second one cannot be brought onto the disk: none takes its name.
+    # The second file cannot be written, so none is renamed.
     calls = []
 
     def fail(handle):
@@ -188,8 +188,8 @@ def test_temporaries_of_killed_processes_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize('mode, left', [('w', False), ('xb', False), ('a', True)])
-def test_a_file_that_a_library_cannot_finish(tmp_path, mode, left):
-    """The system's error names no file."""
+def test_incomplete_file_of_a_library_is_removed_and_named(tmp_path, mode, left):
+    """The error of the system does not name the file."""
     path = tmp_path / 'a'
 
     def write():
@@ -210,7 +210,7 @@ def test_a_file_that_a_library_cannot_finish(tmp_path, mode, left):
     assert path.exists() is left
 
 
-def test_other_errors_stay_as_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     with pytest.raises(OSError, match='Input/output error') as caught, named_writes(), open(tmp_path / 'a', 'w'):
         raise OSError(errno.EIO, 'Input/output error')
     assert not isinstance(caught.value, WriteError) and (tmp_path / 'a').exists()
@@ -269,7 +269,7 @@ def test_mmengine_and_pillow_write_atomically(tmp_path, monkeypatch):
             write()
     assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
     monkeypatch.undo()
-    image.save(tmp_path / 'b.png')  # as before
+    image.save(tmp_path / 'b.png')  # not atomic outside of the context
     Config(dict(b=2)).dump(tmp_path / 'a.py')
     assert Config.fromfile(tmp_path / 'a.py').b == 2
 

@@ -1,6 +1,6 @@
-"""What can be checked of GPUs without one: that nothing mixes tensors of the CPU and of the GPU.
+"""Tests on a simulated GPU: no code mixes tensors of the CPU and of the GPU.
 
-On a pretended GPU: its kernels, memory and speed are not here.
+Kernels, memory and speed of a GPU are not simulated.
 """
 
 import copy
@@ -21,7 +21,7 @@ from fcvit_mm.mmcv_ext import is_compiled
 
 
 def step(model, device):
-    """Return a model's outputs and all gradients, on the CPU, after a step on a device."""
+    """Take a training step on a device; return the outputs, gradients and parameters on the CPU."""
     model = model.double().to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     outputs = model(images(64, 64).double().to(device))
@@ -43,17 +43,17 @@ class TestPretendedGpu:
             lambda x: x.index_put_((torch.tensor([0]),), torch.ones(1)),
         ],
     )
-    def test_refuses_tensors_of_the_cpu(self, mix):
+    def test_tensors_on_the_cpu_are_refused(self, mix):
         with pretended_gpu() as device:
             x = torch.arange(4.0, device=device)
             with pytest.raises(RuntimeError, match='on the same device, cuda:0, but found .* on cpu'):
                 mix(x)
 
-    def test_refuses_numpy(self):
+    def test_conversion_to_numpy_is_refused(self):
         with pretended_gpu() as device, pytest.raises(TypeError, match='Use Tensor.cpu'):
             torch.ones(1, device=device).numpy()
 
-    def test_computes_as_the_cpu_does(self):
+    def test_results_agree_with_the_cpu(self):
         with pretended_gpu() as device:
             x = torch.arange(4.0, device=device).requires_grad_()
             y = (x[[0, 2]] * 2 + torch.tensor(1.0)).sum() + x.new_ones(1) * x.detach()[torch.tensor([3])]
@@ -62,7 +62,7 @@ class TestPretendedGpu:
             assert isinstance(x, GpuTensor) and x.is_cuda and not x.cpu().is_cuda
         assert not torch.cuda.is_available()
 
-    def test_refuses_them_in_backward_passes(self):
+    def test_tensors_on_the_cpu_are_refused_in_backward_passes(self):
         class Scale(torch.autograd.Function):
             @staticmethod
             def forward(ctx, x):
@@ -83,11 +83,11 @@ class TestPretendedGpu:
         *(
             pytest.param(partial(build_fcvit, **options), id=f'fcvit, {name}')
             for name, options in FCVIT_OPTIONS.items()
-            if name not in ('default', 'gray', 'dropout')  # the network above, other images, random
+            if name not in ('default', 'gray', 'dropout')  # tested above; other images; random
         ),
     ],
 )
-def test_a_network_trains(model):
+def test_training_step_agrees_with_the_cpu(model):
     model = model()
     other = copy.deepcopy(model)
     with pretended_gpu() as device:
@@ -98,7 +98,7 @@ def test_a_network_trains(model):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_an_optimized_network_predicts(name):
+def test_optimized_network_agrees_with_the_cpu(name):
     model = build(NETWORKS[name]).eval()
     with torch.no_grad():
         expected = model(images(64, 96))
@@ -113,8 +113,8 @@ SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8), mlp_ratios=(2, 2, 2, 2)
 
 
 @pytest.mark.parametrize('config', ['detection/mask_rcnn_fcvit_tiny_shapes', 'segmentation/upernet_fcvit_tiny_shapes'])
-def test_a_model_trains_and_predicts(config):
-    """With the operators that this package has in place of mmcv's compiled ones, which need CUDA's compiler."""
+def test_detectors_and_segmentors_train_and_predict(config):
+    """With the operators of this package that replace mmcv's compiled ones, which need CUDA's compiler."""
     pytest.importorskip('mmdet' if 'detection' in config else 'mmseg')
     if is_compiled():
         pytest.skip('mmcv has its compiled operators, which read the memory of tensors')

@@ -1,4 +1,4 @@
-"""The libraries' own ways to predict, with a config on the project's and what tools/train.py wrote."""
+"""The inference functions of the libraries, with a config and a checkpoint of tools/train.py."""
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ def test_det_inferencer(trained, tmp_path):
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(result.config, weights=result.checkpoint, device='cpu', show_progress=False)
-    # mmdet falls back on COCO's names where a checkpoint brings none.
+    # Without class names in the checkpoint, mmdet uses those of COCO.
     assert tuple(inferencer.model.dataset_meta['classes']) == SHAPES
     assert tuple(inferencer.visualizer.dataset_meta['classes']) == SHAPES
     image = images(result.data)[0]
@@ -63,7 +63,7 @@ def test_mmseg_inferencer(trained, tmp_path):
 
 
 def test_init_and_inference_segmentor_on_a_cpu(trained):
-    """The heads of the project's configs have SyncBN, which trains on GPUs only; predicting works as it stands."""
+    """The heads of this project's configs have SyncBN, which trains only on GPUs, but predicts on CPUs, too."""
     result = trained('segmentation')
     import torch
     from mmseg.apis import inference_model, init_model
@@ -74,7 +74,7 @@ def test_init_and_inference_segmentor_on_a_cpu(trained):
     predicted = inference_model(model, images(result.data))
     maps = np.stack([one.pred_sem_seg.data[0].numpy() for one in predicted])
     assert maps.shape == (5, 64, 64) and maps.max() < 6
-    # The same as with BatchNorm, so the statistics of the checkpoint are used.
+    # The results agree with BatchNorm, so the statistics of the checkpoint are used.
     from mmengine.model import revert_sync_batchnorm
 
     reverted = inference_model(revert_sync_batchnorm(model), images(result.data))
@@ -82,7 +82,7 @@ def test_init_and_inference_segmentor_on_a_cpu(trained):
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_checkpoint_fits_strictly(trained, task):
+def test_checkpoint_loads_strictly(trained, task):
     """A checkpoint written on a CPU, where SyncBN and optimizer are replaced, loads into the unmodified config."""
     result = trained(task)
     from mmengine.config import Config

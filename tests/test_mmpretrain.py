@@ -1,4 +1,4 @@
-"""`import fcvit_mm.mmpretrain` makes the classifiers known to mmpretrain."""
+"""`import fcvit_mm.mmpretrain` registers the classifiers in mmpretrain."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 pytest.importorskip('mmpretrain')
 import mmpretrain
 from mmpretrain.apis.model import ModelHub
-from plain_net import PlainNet, own_rows
+from plain_net import PlainNet, temporary_variants
 
 import fcvit_mm.mmpretrain as hub
 from fcvit_mm.checkpoints import CheckpointError
@@ -27,7 +27,7 @@ def test_models_are_listed():
     )
 
 
-def test_the_libraries_own_models_stay():
+def test_models_of_mmpretrain_are_still_listed():
     assert mmpretrain.list_models('resnet50_8xb32_in1k')
 
 
@@ -66,12 +66,12 @@ def test_published_weights_by_name(tmp_path, monkeypatch):
     assert ModelHub.get('inhomogeneous_dwnet_tiny_in1k').weights is None
 
 
-def test_every_row_with_a_config_is_listed():
+def test_every_variant_with_a_config_is_listed():
     expected = {row.hub_name for row in VARIANTS.values() if row.config is not None}
     assert len(expected) == 22 and expected <= set(mmpretrain.list_models())
 
 
-def test_a_classifier_of_another_package(tmp_path):
+def test_classifier_of_another_package(tmp_path):
     config = tmp_path / 'plain_net.py'
     config.write_text(
         "model = dict(type='ImageClassifier', backbone=dict(type='PlainNet', out_indices=(1,)),\n"
@@ -81,7 +81,7 @@ def test_a_classifier_of_another_package(tmp_path):
     MODELS.register_module(module=PlainNet, force=True)
     row = Variant('plain_net', PlainNet, dict(out_indices=(1,)), 0.9, 'arXiv:0', 'Others', config=str(config))
     try:
-        with own_rows():
+        with temporary_variants():
             register_variant(row)
             register_variant(row._replace(name='without_config', config=None))
         assert mmpretrain.list_models('plain_net*') == ['plain_net_in1k']
@@ -100,7 +100,7 @@ def test_registering_twice_changes_nothing():
     assert ModelHub._models_dict == before
 
 
-def test_index_stands_in_mim_or_beside_the_package(tmp_path, monkeypatch):
+def test_model_index_is_found_in_mim_or_beside_the_package(tmp_path, monkeypatch):
     package = tmp_path / 'fcvit_mm'
     (package / '.mim').mkdir(parents=True)
     monkeypatch.setattr(hub, '__file__', str(package / 'mmpretrain.py'))
@@ -112,7 +112,7 @@ def test_index_stands_in_mim_or_beside_the_package(tmp_path, monkeypatch):
     assert hub.index_root() == package / '.mim'
 
 
-def test_missing_mmpretrain_names_the_extra(monkeypatch):
+def test_missing_mmpretrain_is_reported_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'mmpretrain is not installed.*\.\[cls\]'):
         hub.register()

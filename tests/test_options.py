@@ -1,4 +1,4 @@
-"""Options that commands share: how they are read, and when."""
+"""Options of several commands: parsing and errors."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def parser():
     return parser
 
 
-def test_key_values_are_read_as_the_library_reads_them(parser):
+def test_key_values_are_parsed_as_by_mmengine(parser):
     args = parser.parse_args(['--cfg-options', 'a=1', 'b=[1,2]', 'c=x=y', '--options', 'a=b', '--cfg-options', 'd=2,3'])
     assert args.cfg_options == {'a': 1, 'b': [1, 2], 'c': 'x=y', 'd': [2, 3]} and args.options == {'a': 'b'}
     assert parser.parse_args([]).cfg_options is None
@@ -49,19 +49,19 @@ def test_spaces_within_a_value_are_kept(parser, text, value):
     assert parser.parse_args(['--cfg-options', f'pretrained={text}']).cfg_options == {'pretrained': value}
 
 
-def test_unbalanced_brackets_are_shown_with_their_spaces(parser):
+def test_unbalanced_brackets_are_reported(parser):
     with pytest.raises(UserError, match=r'Imbalanced brackets exist in \(my runs.*: close every bracket'):
         parser.parse_args(['--cfg-options', 'a=[(my runs,1]'])
 
 
-def test_a_checkpoint_in_the_place_of_the_config(tmp_path):
+def test_checkpoint_instead_of_a_config_is_refused(tmp_path):
     (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
     with pytest.raises(UserError, match='epoch_1.pth, the name of a checkpoint: give the config file .* first$'):
         check_config(str(tmp_path / 'epoch_1.pth'))
 
 
 @pytest.mark.parametrize('option', ['--cfg-options', '--options'])
-def test_key_values_that_are_none(parser, option):
+def test_invalid_key_values_are_refused(parser, option):
     with pytest.raises(UserError, match=f'{option} is ab, expected KEY=VALUE, such as'):
         parser.parse_args([option, 'a=1', 'ab'])
     with pytest.raises(UserError, match=f'{option}: Imbalanced brackets .*: close every bracket'):
@@ -78,15 +78,15 @@ def test_key_values_that_are_none(parser, option):
         '[A, dict(b=1)]',
     ],
 )
-def test_dicts_are_no_values(parser, text):
-    """The library ends without a message, or takes them for text."""
+def test_dicts_as_values_are_refused(parser, text):
+    """MMEngine fails without a message, or parses them as strings."""
     with pytest.raises(UserError, match=r'--cfg-options hooks=.*: the command line takes .* \(hooks.type=NAME\), and'):
         parser.parse_args(['--cfg-options', f'hooks={text}'])
     args = parser.parse_args(['--cfg-options', 'a=out_{}.png', 'b=predict(x)', 'c=[dictionary,a{b}]'])
     assert args.cfg_options == {'a': 'out_{}.png', 'b': 'predict(x)', 'c': ['dictionary', 'a{b}']}
 
 
-def test_modules_are_imported_once_all_arguments_are_right(parser, tmp_path, monkeypatch, capsys):
+def test_modules_are_imported_only_if_all_arguments_are_valid(parser, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ('my_first', 'my_second'):
         (tmp_path / f'{name}.py').write_text('')
@@ -105,18 +105,18 @@ def test_modules_are_imported_once_all_arguments_are_right(parser, tmp_path, mon
 @pytest.mark.parametrize(
     'device, reason', [('banana', 'Expected one of cpu, cuda'), ('cuda:99', '.*'), ('meta', '.*'), ('', '.*empty')]
 )
-def test_devices_that_cannot_be_used(device, reason):
+def test_unusable_devices_are_refused(device, reason):
     with pytest.raises(UserError, match=f'--device {device} cannot be used here \\({reason}.*: use --device cpu, or'):
         check_device(device)
 
 
-def test_devices_that_can_be_used():
+def test_usable_devices_are_accepted():
     check_device(None)
     check_device('cpu')
 
 
 @pytest.mark.parametrize('value', [-0.1, 1.1, float('nan')])
-def test_fractions(value):
+def test_fractions_must_be_from_0_to_1(value):
     check_fraction('--score-thr', 0)
     check_fraction('--score-thr', 1.0)
     with pytest.raises(UserError, match=f'--score-thr is {value:g}, expected a number from 0 to 1'):
@@ -126,8 +126,8 @@ def test_fractions(value):
 @pytest.mark.parametrize(
     'given, before, expected', [([], None, '0'), (['--local_rank', '3'], None, '3'), (['--local-rank', '3'], '1', '1')]
 )
-def test_the_local_rank_is_passed_where_mmengine_reads_it(given, before, expected, monkeypatch):
-    """The environment of torchrun counts more than the argument of older launchers."""
+def test_local_rank_is_passed_in_the_environment(given, before, expected, monkeypatch):
+    """The environment variable of torchrun takes precedence over the argument of older launchers."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     if before is not None:
         monkeypatch.setenv('LOCAL_RANK', before)
@@ -164,19 +164,19 @@ def test_several_processes_need_a_launcher(env, message, monkeypatch):
     'env',
     [
         {'TORCHELASTIC_RUN_ID': 'none', 'WORLD_SIZE': '1'},
-        {'WORLD_SIZE': '8', 'RANK': '0'},  # of a machine of a cluster, in which nothing was started
+        {'WORLD_SIZE': '8', 'RANK': '0'},  # set by the cluster, but no launcher was used
         {'SLURM_NTASKS': '8', 'SLURM_PROCID': '0'},  # in a batch script, without srun
         {'SLURM_STEP_NUM_TASKS': '1', 'SLURM_NTASKS': '8'},
     ],
 )
-def test_a_single_process_needs_no_launcher(env):
+def test_single_process_needs_no_launcher(env):
     check_single_process(env)
 
 
 @pytest.mark.parametrize(
     ('launcher', 'name'), [('pytorch', 'WORLD_SIZE'), ('slurm', 'SLURM_PROCID'), ('mpi', 'mpirun')]
 )
-def test_a_launcher_that_started_nothing(launcher, name, monkeypatch):
+def test_launcher_option_without_a_launcher_is_refused(launcher, name, monkeypatch):
     for variable in (each for names in LAUNCHER_VARIABLES.values() for each in names if each.isupper()):
         monkeypatch.delenv(variable, raising=False)
     parser = command_parser('')
@@ -187,7 +187,7 @@ def test_a_launcher_that_started_nothing(launcher, name, monkeypatch):
         pass_local_rank(parser.parse_args(['--launcher', launcher]))
 
 
-def test_a_config_that_is_a_folder_or_lacks_its_suffix(tmp_path):
+def test_config_that_is_a_folder_or_lacks_its_suffix_is_refused(tmp_path):
     (tmp_path / 'a.py').touch()
     check_config(str(tmp_path / 'a.py'))
     with pytest.raises(UserError, match=f'config {tmp_path} is a folder: give a file in it'):

@@ -1,4 +1,4 @@
-"""What a user sees of the package: a light import, clear errors where something is missing, a complete wheel."""
+"""The installed package: a fast import, optional dependencies, pinned versions, a complete wheel."""
 
 import configparser
 import os
@@ -24,14 +24,14 @@ def test_backbone_works_without_the_optional_packages():
     assert result.stdout.strip() == '2', result.stderr
 
 
-def test_installing_into_an_existing_environment_changes_nothing_there():
-    """Core requirements carry no version, and none of OpenMMLab's distributions, which exist under two names."""
+def test_installation_changes_no_other_packages():
+    """The requirements have no versions and no OpenMMLab packages, which exist under two names."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     assert setup['options']['install_requires'].split() == ['numpy', 'torch']
 
 
-def test_wheel_holds_what_mim_looks_for(tmp_path):
+def test_wheel_contains_the_files_for_mim(tmp_path):
     source = tmp_path / 'source'
     files = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
     if files.returncode:
@@ -72,7 +72,7 @@ def test_wheel_holds_what_mim_looks_for(tmp_path):
         assert f'fcvit_mm/.mim/{name}' in names
     assert 'fcvit_mm/models/fcvit.py' in names
     assert not any('__pycache__' in name for name in names)
-    # What only the project's developers run: nothing beside the package and its metadata.
+    # Only the package and its metadata, no files for development.
     assert {name.split('/')[0] for name in names} == {'fcvit_mm', f'fcvit_mm-{fcvit_mm.__version__}.dist-info'}
     shipped = {name.split('/')[2] for name in names if name.startswith('fcvit_mm/.mim/')}
     assert shipped == {'model-index.yml', 'configs', 'tools'}
@@ -81,11 +81,11 @@ def test_wheel_holds_what_mim_looks_for(tmp_path):
         assert f'Provides-Extra: {extra}' in metadata
 
 
-def test_import_is_fast_and_brings_nothing_that_torch_and_mmengine_do_not():
-    """Under 1.5 seconds beyond torch and MMEngine: the best of a few tries, for the machine does other things too.
+def test_import_is_fast_and_imports_no_other_packages():
+    """At most 1.5 seconds in addition to torch and MMEngine, in the best of five attempts: the machine may be busy.
 
-    MMEngine's own models and runner, which it imports when they are asked for, take a second of theirs. What else is
-    imported is, by name and strictly, this package and a few of Python's own modules.
+    MMEngine's models and runner, which it imports lazily, take a second and do not count. In addition, only this
+    package and a few modules of the standard library are imported.
     """
     parts = 'torch, mmengine, mmengine.runner, mmengine.model, mmengine.hooks, mmengine.optim, mmengine.fileio'
     code = (
@@ -120,7 +120,7 @@ def pins(name):
 
 
 @pytest.mark.parametrize('name', ['constraints.txt', 'constraints-openmmlab.txt'])
-def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
+def test_all_requirements_have_exact_pins(name):
     packaging = pytest.importorskip('packaging.requirements')
     pinned = {key.lower().replace('_', '-'): version for key, version in pins(name).items()}
     setup = configparser.ConfigParser()
@@ -139,7 +139,7 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
 
 
 def test_pinned_packages_accept_the_first_python_of_each_version():
-    """Debian 12 has Python 3.11.2: pip searches without an end for a version that fits a pin for 3.11.5."""
+    """Debian 12 has Python 3.11.2: if a pinned package needs 3.11.5, the search of pip never ends."""
     requirements = pytest.importorskip('packaging.requirements')
     specifiers = pytest.importorskip('packaging.specifiers')
     refusing = []
@@ -158,8 +158,8 @@ def test_pinned_packages_accept_the_first_python_of_each_version():
     assert refusing == []
 
 
-def test_what_is_installed_for_an_extra_is_pinned():
-    """All that pip would follow from the extras, as far as it is installed: nothing floats."""
+def test_installed_dependencies_of_extras_are_pinned():
+    """All installed packages that the extras require, directly or indirectly, have exact versions."""
     markers = pytest.importorskip('packaging.requirements')
     stacks = {
         'constraints.txt': [
@@ -189,7 +189,7 @@ def test_what_is_installed_for_an_extra_is_pinned():
             wanted = markers.Requirement(line)
             if wanted.marker is None or wanted.marker.evaluate({'extra': ''}):
                 waiting.append(wanted.name)
-    # What torch brings of NVIDIA's follows from torch, which names exact versions.
+    # torch requires exact versions of NVIDIA's packages.
     floating = {name for name in seen - pinned if not name.startswith(('nvidia-', 'cuda-'))}
     assert not floating
 

@@ -1,4 +1,4 @@
-"""The registries that types of this package are in."""
+"""The registries that contain the types of this package."""
 
 import mmengine.registry
 import pytest
@@ -8,7 +8,7 @@ from fcvit_mm import registry
 
 
 @pytest.mark.parametrize('name', registry.__all__)
-def test_they_are_mmengines_root_registries(name):
+def test_registries_are_mmengines_root_registries(name):
     found = getattr(registry, name)
     assert found is getattr(mmengine.registry, name) and found.parent is None
 
@@ -22,5 +22,5 @@ def test_they_are_mmengines_root_registries(name):
         (registry.OPTIM_WRAPPER_CONSTRUCTORS, 'BackboneLayerDecayConstructor'),
     ],
 )
-def test_types_are_found_by_their_bare_names(registry, name):
+def test_types_are_found_by_their_names(registry, name):
     assert registry.get(name).__module__.startswith(f'{fcvit_mm.__name__}.')

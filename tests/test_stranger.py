@@ -1,4 +1,4 @@
-"""A network of another package, tests/stranger: one file and one config, without a change here, get everything."""
+"""A network of another package (tests/stranger, one file and one config) works with all functions and commands."""
 
 import importlib
 import importlib.util
@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 from harness import ROOT, Trained, run_tool
-from models.test_family import *  # noqa: F403 (the questions, asked of ``network`` below)
+from models.test_family import *  # noqa: F403 (the common tests, which use the fixture ``network`` below)
 from networks import Network, images
-from plain_net import own_rows
+from plain_net import temporary_variants
 
 from fcvit_mm.checkpoints import convert_checkpoint, load_pretrained
 from fcvit_mm.engine.optim.layer_decay import BackboneLayerDecayConstructor
@@ -17,19 +17,19 @@ from fcvit_mm.models.variants import find_variant, register_variant
 
 FOLDER = str(ROOT / 'tests/stranger')
 sys.path.append(FOLDER)
-# Before the row is registered: own_rows() forgets what begins to listen inside.
+# Import these modules before the row is registered, because temporary_variants() restores the state afterwards.
 for library in ('timm', 'mmpretrain'):
     if importlib.util.find_spec(library):
         importlib.import_module(f'fcvit_mm.{library}')
-with own_rows():
+with temporary_variants():
     from stranger import VARIANT, StrangerNet
 CONFIG = VARIANT.config
 
 
 @pytest.fixture(autouse=True, scope='module')
 def row():
-    """Register the row for this module alone: others count the variants."""
-    with own_rows():
+    """Register the variant for this module only, because other tests count the variants."""
+    with temporary_variants():
         yield register_variant(VARIANT)
 
 
@@ -39,7 +39,7 @@ def network() -> Network:
 
 
 def run(tool, *arguments, **options):
-    """Run a command that finds the stranger's package as an installed one."""
+    """Run a command with the package tests/stranger in the path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', FOLDER)
         return run_tool(tool, *arguments, **options).stdout
@@ -47,7 +47,7 @@ def run(tool, *arguments, **options):
 
 @pytest.fixture(scope='session')
 def stranger(tmp_path_factory, shapes) -> Trained:
-    """The stranger's config, trained for an epoch by tools/train.py."""
+    """A training run of one epoch with the config of tests/stranger."""
     pytest.importorskip('mmpretrain')
     folder, data = tmp_path_factory.mktemp('stranger'), shapes('classification')
     (folder / 'data').symlink_to(data)
@@ -55,13 +55,13 @@ def stranger(tmp_path_factory, shapes) -> Trained:
     return Trained(CONFIG, str(folder / 'work/epoch_1.pth'), data, folder / 'work', output)
 
 
-def test_trains_and_tests(stranger):
+def test_training_and_testing(stranger):
     assert 'Epoch(val) [1]' in stranger.output and 'accuracy/top1' in stranger.output
     folder = stranger.work_dir.parent
     assert 'accuracy/top1' in run('test.py', CONFIG, stranger.checkpoint, '--work-dir', folder / 'test', cwd=folder)
 
 
-def test_a_checkpoint_loads_by_init_cfg_and_converts(stranger, tmp_path):
+def test_checkpoint_is_loaded_and_converted(stranger, tmp_path):
     expected = {
         key[len('backbone.') :]: value
         for key, value in torch.load(stranger.checkpoint, weights_only=False)['state_dict'].items()
@@ -80,7 +80,7 @@ def test_a_checkpoint_loads_by_init_cfg_and_converts(stranger, tmp_path):
     assert torch.equal(twin.norm3.weight, expected['norm3.weight'])
 
 
-def test_layers_decay_and_stages_freeze():
+def test_layer_decay_and_frozen_stages():
     model = torch.nn.Module()
     model.backbone, model.head = StrangerNet(frozen_stages=1, out_indices=3), torch.nn.Linear(20, 5)
     wrapper = dict(optimizer=dict(type='AdamW', lr=1.0))
@@ -89,7 +89,7 @@ def test_layers_decay_and_stages_freeze():
     assert not any(p.requires_grad for p in model.backbone.stages[0].parameters())
 
 
-def test_timm(stranger, tmp_path):
+def test_timm_model_and_features(stranger, tmp_path):
     timm = pytest.importorskip('timm')
     pytest.importorskip('fcvit_mm.timm')
     weights = tmp_path / 'weights.pth'  # without the run's log, which timm refuses to read
@@ -100,7 +100,7 @@ def test_timm(stranger, tmp_path):
     assert [x.shape[1] for x in features(images(64, 64))] == features.feature_info.channels() == [8, 12, 16, 20]
 
 
-def test_hub(stranger):
+def test_mmpretrain_model(stranger):
     mmpretrain = pytest.importorskip('mmpretrain')
     pytest.importorskip('fcvit_mm.mmpretrain')
     assert 'stranger_net_in1k' in mmpretrain.list_models()
@@ -158,6 +158,6 @@ def test_analysis(stranger, tmp_path):
     assert 'Not shown: ' in page.read_text(), 'no attention'
 
 
-def test_a_module_that_is_not_there_is_named(tmp_path):
+def test_missing_module_is_reported(tmp_path):
     done = run_tool('convert_checkpoint.py', 'a.pth', tmp_path / 'b.pth', '--import', 'strangest', check=False)
     assert done.returncode == 1 and '--import strangest' in done.stdout and 'PYTHONPATH' in done.stdout

@@ -1,4 +1,4 @@
-"""timm's questions to its own models, asked of ours."""
+"""The networks in timm: the same tests as timm has for its own models."""
 
 import argparse
 import copy
@@ -12,7 +12,7 @@ from networks import NETWORKS
 
 pytest.importorskip('timm')
 import timm
-from plain_net import PlainNet, own_rows
+from plain_net import PlainNet, temporary_variants
 from uninitialized import uninitialized, zeroed
 
 import fcvit_mm.timm as ours
@@ -22,7 +22,7 @@ from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 from fcvit_mm.ops import conditions
 
 NAMES = sorted(VARIANTS)
-#: One small model of each kind: a variant, and what makes it small.
+#: One small model per network: the variant, and the options that make it small.
 SMALL = {row.variant: row.arguments for row in NETWORKS.values() if row.variant}
 
 
@@ -49,7 +49,7 @@ def images(size=64, batch=2, channels=3) -> torch.Tensor:
 
 
 def publish(model) -> dict:
-    """The model's weights as the network's authors name them."""
+    """Return the weights of a model with the published names."""
     head = {f'head.{key}': value for key, value in model.head.fc.state_dict().items()}
     return {**model.backbone.published_names.to_published(model.backbone.state_dict()), **head}
 
@@ -69,20 +69,20 @@ def test_every_variant_is_listed():
 
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
-def test_default_config(name):
+def test_default_cfg_agrees_with_the_config(name):
     with uninitialized():
         model = timm.create_model(name)
     cfg, state_dict = model.default_cfg, model.state_dict()
     assert cfg['classifier'] + '.weight' in state_dict and cfg['first_conv'] + '.weight' in state_dict
     assert cfg['architecture'] == name and cfg['num_classes'] == model.num_classes == 1000
     assert model.get_classifier().weight.shape == (1000, model.num_features)
-    # The first test pipeline of the config of the same name resizes to the same size.
+    # The test pipeline of the config with the same name resizes to the same size.
     crop = {'fcvit_tiny': 248, 'fcvit_b12': 248, 'fcvit_b24': 235, 'fcvit_b48': 235}.get(name, 256)
     data = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**data, is_training=False)
     assert transform.transforms[0].size == crop and str(transform.transforms[0].interpolation).endswith('BICUBIC')
     assert data['mean'] == timm.data.IMAGENET_DEFAULT_MEAN and transform.transforms[1].size == (224, 224)
-    if name.startswith('fcvit'):  # takes ten times longer without memory
+    if name.startswith('fcvit'):  # ten times slower on the meta device
         model = zeroed(model)
     features = model.eval().forward_features(torch.zeros(1, 3, 224, 224, device=model.get_classifier().weight.device))
     assert model.forward_head(features).shape == (1, 1000)
@@ -100,7 +100,7 @@ def test_default_config(name):
         ('dwnet_tiny', 24_172_744),
     ],
 )
-def test_parameters_are_those_of_the_classifier(name, expected):
+def test_number_of_parameters(name, expected):
     with uninitialized():
         model = timm.create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
@@ -135,15 +135,15 @@ def test_classifier_can_be_reset(name):
 
 
 @torch.no_grad()
-def test_another_head(name):
-    """Any module can replace it, such as none."""
+def test_head_can_be_replaced(name):
+    """For example by an Identity."""
     model = create(name).eval()
     model.head = nn.Identity()
     assert torch.equal(model(images()), model.forward_features(images()))
 
 
 @torch.no_grad()
-def test_features(name):
+def test_features_only(name):
     model = create(name, features_only=True).eval()
     assert model.feature_info.reduction() == ([4, 8, 16, 32] if has_stages(model.model) else [16, 16, 16])
     outputs = model(images(96))
@@ -158,13 +158,13 @@ def test_features(name):
 
 
 @torch.no_grad()
-def test_intermediates(name):
+def test_forward_intermediates(name):
     model = create(name).eval()
     final, every = model.forward_intermediates(images())
     torch.testing.assert_close(final, model.forward_features(images()))
     assert [x.shape[1] for x in every] == [info['num_chs'] for info in model.feature_info]
     (last,) = model.forward_intermediates(images(), indices=1, norm=True, intermediates_only=True)
-    # Of tokens, the class token is no part of a map.
+    # Maps do not contain the class token.
     torch.testing.assert_close(
         last if has_stages(model) else last.flatten(2).transpose(1, 2), final if has_stages(model) else final[:, 1:]
     )
@@ -177,8 +177,8 @@ def test_intermediates(name):
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['attnscale_vit_small_12', 'featscale_cait_xxs24'])
 @pytest.mark.parametrize('norm', [False, True])
-def test_intermediates_as_tokens(name, norm):
-    """In both formats of timm's transformers, with the class token where the blocks have one."""
+def test_forward_intermediates_as_tokens(name, norm):
+    """In both formats of timm's transformers, with the class token if the blocks have one."""
     model = create(name).eval()
     maps = model.forward_intermediates(images(), 2, norm=norm, intermediates_only=True)
     final, tokens = model.forward_intermediates(images(), 2, norm=norm, output_fmt='NLC')
@@ -196,8 +196,8 @@ def test_intermediates_as_tokens(name, norm):
 
 @torch.no_grad()
 @pytest.mark.parametrize('assign', [False, True])
-def test_weights_for_a_model_built_on_meta(name, assign):
-    """With memory from `to_empty`, or with the tensors of the state dict itself."""
+def test_load_state_dict_into_a_model_on_the_meta_device(name, assign):
+    """After `to_empty`, or with `assign=True`."""
     model = create(name, num_classes=3).eval()
     with torch.device('meta'):
         other = create(name, num_classes=3).eval()
@@ -212,8 +212,8 @@ def test_weights_for_a_model_built_on_meta(name, assign):
 
 @torch.no_grad()
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_optimized(name, dtype, monkeypatch):
-    """Also by the methods that do not call the backbone itself, on CPUs that compute in float32 instead."""
+def test_optimized_models_in_half_precision(name, dtype, monkeypatch):
+    """On CPUs that compute in float32 instead, also with methods that do not call the backbone."""
     if dtype == torch.float16 and digit_version(torch.__version__) < digit_version('2.4'):
         pytest.skip('float16 on CPUs came with torch 2.4')
     monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)
@@ -230,13 +230,13 @@ def test_half_precision_optimized(name, dtype, monkeypatch):
         torch.testing.assert_close(have.float(), want, rtol=0, atol=2e-2 * want.abs().max().item())
 
 
-def test_features_train_every_parameter(name):
+def test_all_parameters_of_features_have_gradients(name):
     model = create(name, features_only=True, out_indices=(0, 1)).train()
     sum((output * torch.randn_like(output)).sum() for output in model(images())).backward()
     assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
 
 
-def test_pruned_to_a_stage_it_still_runs(name):
+def test_prune_intermediate_layers(name):
     model = create(name)
     assert model.prune_intermediate_layers([1]) == [1]
     assert len(model.backbone.stages if has_stages(model) else model.backbone.stages[0].blocks) == 2
@@ -248,7 +248,7 @@ def test_pruned_to_a_stage_it_still_runs(name):
 
 
 @torch.no_grad()
-def test_other_channels(name):
+def test_other_numbers_of_input_channels(name):
     assert create(name, in_chans=5).eval()(images(channels=5)).shape == (2, 1000)
 
 
@@ -262,8 +262,8 @@ def test_device_and_type_at_construction(name):
 
 
 @pytest.mark.parametrize('size', [64, (64, 96)])
-def test_image_size(name, size):
-    """Networks with tables of positions are built for one; the others need none."""
+def test_img_size(name, size):
+    """Networks with position embeddings need it; the others refuse it."""
     if not has_stages(create(name)):
         height, width = (size, size) if isinstance(size, int) else size
         with torch.no_grad():
@@ -286,7 +286,7 @@ def test_gradient_checkpointing(name):
 
 
 @pytest.mark.parametrize('coarse', [False, True])
-def test_parameter_groups(name, coarse):
+def test_group_matcher(name, coarse):
     model = create(name)
     groups = timm.models.group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
     assert set(groups) == {key for key, _ in model.named_parameters()}
@@ -298,7 +298,7 @@ def test_parameter_groups(name, coarse):
     assert order == sorted(order)
 
 
-def test_layer_decay_of_timms_optimizers():
+def test_layer_decay_of_timm():
     from timm.optim import create_optimizer_v2
 
     model = timm.create_model('dwnet_tiny', **SMALL['dwnet_tiny'], position_size=4)
@@ -312,7 +312,7 @@ def test_layer_decay_of_timms_optimizers():
 
 
 @pytest.mark.parametrize('key', ['state_dict', 'model', None])
-def test_a_published_file_loads(name, key, tmp_path):
+def test_published_file_is_loaded(name, key, tmp_path):
     model = create(name)
     weights = {f'module.{name}': value for name, value in publish(model).items()}
     torch.save({key: weights} if key else weights, tmp_path / 'a.pth')
@@ -321,14 +321,14 @@ def test_a_published_file_loads(name, key, tmp_path):
     assert_same_weights(twin, model.state_dict())
 
 
-def test_a_file_of_this_project_loads(name, tmp_path):
+def test_file_of_this_project_is_loaded(name, tmp_path):
     model = create(name)
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'a.pth')
     twin = timm.create_model(name, **SMALL[name], checkpoint_path=str(tmp_path / 'a.pth'))
     assert_same_weights(twin, model.state_dict())
 
 
-def test_a_file_is_adapted_to_other_classes_and_channels(name, tmp_path):
+def test_weights_are_adapted_to_other_classes_and_channels(name, tmp_path):
     model = create(name)
     torch.save({'model': publish(model)}, tmp_path / 'a.pth')
     twin = create(
@@ -341,7 +341,7 @@ def test_a_file_is_adapted_to_other_classes_and_channels(name, tmp_path):
     )
 
 
-def test_features_start_from_a_file(name, tmp_path):
+def test_weights_are_loaded_for_features_only(name, tmp_path):
     model = create(name).eval()
     torch.save({'model': publish(model)}, tmp_path / 'a.pth')
     features = create(
@@ -353,16 +353,16 @@ def test_features_start_from_a_file(name, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['attnscale_vit_small_12', 'featscale_cait_xxs24'])
-def test_published_positions_fit_another_image_size(name, tmp_path):
+def test_position_embeddings_are_resized(name, tmp_path):
     model = create(name, img_size=32)
     torch.save({'model': publish(model)}, tmp_path / 'a.pth')
     twin = create(name, img_size=64, checkpoint_path=str(tmp_path / 'a.pth')).eval()
     assert twin.backbone.stem.pos_embed.shape[1] == 16 + twin.backbone.stem.num_extra
-    assert twin(images(50)).shape == (2, 1000)  # neither size, nor a multiple of a patch
+    assert twin(images(50)).shape == (2, 1000)  # another size, no multiple of the patch size
 
 
 @torch.no_grad()
-def test_tokens_are_pooled():
+def test_global_pool_of_tokens():
     model = create('attnscale_vit_small_12', num_classes=0).eval()
     tokens = model.forward_features(images())
     torch.testing.assert_close(model(images()), tokens[:, 0])
@@ -389,7 +389,7 @@ def test_published_weights_by_name(tmp_path, monkeypatch):
     assert torch.equal(features.model.backbone.stem.proj.bias, model.backbone.stem.proj.bias)
 
 
-def test_where_there_are_no_published_weights(monkeypatch, tmp_path):
+def test_missing_published_weights_are_reported(monkeypatch, tmp_path):
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(RuntimeError, match=r'inhomogeneous_dwnet_tiny has no published weights.*checkpoint_path=FILE'):
@@ -408,22 +408,22 @@ def test_files_of_other_networks_are_refused(tmp_path):
 
 
 @torch.no_grad()
-def test_traces(name):
+def test_models_can_be_traced(name):
     model = create(name, exportable=True).eval()
     traced = torch.jit.trace(model, images(), check_trace=False)  # checked below
     torch.testing.assert_close(traced(images(batch=2)), model(images(batch=2)), rtol=1e-4, atol=1e-5)
 
 
-def test_options_of_the_network_pass_through():
+def test_options_are_passed_to_the_network():
     model = create('fcvit_tiny', kernel_sizes=(5,))
     assert model.backbone.stages[0].blocks[0].token_mixer.mixes[0].dwconv.kernel_size == (5, 5)
     with pytest.raises(TypeError, match='kernel_size'):
         create('fcvit_tiny', kernel_size=5)
 
 
-def test_a_variant_of_another_package(tmp_path):
-    """Registered after the import; before it, see test_the_package_needs_no_timm and the other rows."""
-    with own_rows():
+def test_variant_of_another_package(tmp_path):
+    """Registered after the import of fcvit_mm.timm; the variants of this package are registered before it."""
+    with temporary_variants():
         register_variant(
             Variant('plain_net', PlainNet, dict(out_indices=(1,)), 0.9, 'arXiv:0', 'Others', first_conv='stem')
         )
@@ -447,14 +447,14 @@ def test_a_variant_of_another_package(tmp_path):
         )
 
 
-def test_the_old_name_of_the_rows():
+def test_deprecated_name_variants():
     with pytest.warns(DeprecationWarning, match='fcvit_mm.timm.VARIANTS is deprecated .* fcvit_mm.models.variants'):
         assert ours.VARIANTS is VARIANTS
     with pytest.raises(AttributeError, match='no attribute'):
         ours.nothing  # noqa: B018
 
 
-def test_the_package_needs_no_timm():
+def test_fcvit_mm_can_be_imported_without_timm():
     code = """
 import sys
 sys.modules['timm'] = None
@@ -471,7 +471,7 @@ except ImportError as error:
 
 @pytest.mark.parametrize('name', ['fcvit_tiny', 'attnscale_vit_small_12'])
 @torch.no_grad()
-def test_scripted_and_traced_by_fx(name):
+def test_models_can_be_scripted_and_traced_by_fx(name):
     model = create(name, num_classes=3).eval()
     scripted, traced = torch.jit.script(model), torch.fx.symbolic_trace(model)
     for size in ((64, 64), (96, 48)):
@@ -491,7 +491,7 @@ def test_output_stride():
 
 
 @torch.no_grad()
-def test_features_by_fx_are_those_by_hooks():
+def test_features_by_fx_agree_with_hooks():
     x, features = torch.randn(1, 3, 32, 32), []
     for kind in ('fx', 'hook'):
         torch.manual_seed(0)

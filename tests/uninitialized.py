@@ -1,4 +1,4 @@
-"""Networks built in no time, whose parameters are counted and whose shapes are asked."""
+"""Networks built quickly without values, to count parameters and test shapes."""
 
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ INITIALIZERS = [name for name in vars(init) if name.endswith('_') and not name.s
 
 @contextmanager
 def uninitialized():
-    """Build networks on the meta device without a thought for values: there, operations take longer than on a CPU."""
+    """Build networks on the meta device, without initialization, which would take longer there than on a CPU."""
     with torch.device('meta'), pytest.MonkeyPatch.context() as patch:
         for name in INITIALIZERS:
             patch.setattr(init, name, lambda tensor, *_, **__: tensor)
@@ -19,7 +19,7 @@ def uninitialized():
 
 
 def zeroed(model):
-    """Return a network that was built so in memory, every value 0: its operations are a CPU's."""
+    """Move such a network to the CPU, with all values 0."""
     model = model.to_empty(device='cpu')
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().zero_()

@@ -1,4 +1,4 @@
-"""A web server on this machine that gives files as well or as badly as a test asks; rows of a test's own."""
+"""A local web server for tests of downloads, which can fail in different ways; temporary rows of published weights."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def handle(self):
-        with suppress(OSError):  # who asked has gone
+        with suppress(OSError):  # the client has disconnected
             super().handle()
 
     def log_message(self, *args):
@@ -49,16 +49,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """What it gives is told by attributes.
+    """Web server whose responses are set by attributes.
 
     Attributes:
         files (dict[str, bytes]): Contents by path.
         asked (list[tuple]): Path and Range header of each request.
-        cuts (list[int]): After how many bytes, in steps of 1000, each of the next answers is cut.
-        statuses (list[int]): Errors that the next answers are.
-        ranges (bool): Whether parts can be asked for.
-        length (bool): Whether the length is told.
-        etag (str): Of the content.
+        cuts (list[int]): Numbers of bytes, multiples of 1000, after which the next responses end.
+        statuses (list[int]): Status codes of errors for the next responses.
+        ranges (bool): Whether range requests are supported.
+        length (bool): Whether the responses have a Content-Length.
+        etag (str): ETag of the content.
         pause (float): Seconds after each 1000 bytes.
     """
 
@@ -88,8 +88,8 @@ def running():
 
 
 @contextmanager
-def own_weights():
-    """Forget the published weights that are registered inside."""
+def temporary_published():
+    """Unregister the published weights that are registered in this context."""
     rows = dict(published._published)
     try:
         yield

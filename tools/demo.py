@@ -40,7 +40,7 @@ PROGRESS = ('Epoch(', 'Iter(', 'ERROR', 'Error')
 SHEET_ROWS = 4
 
 
-def say(text=''):
+def echo(text=''):
     print(text, flush=True)
 
 
@@ -50,7 +50,7 @@ def warn_of_busy_cores():
         return
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores:
-        say(
+        echo(
             f'{load:.0f} processes or threads compete for {cores} cores: if training is slow, stop and run the same '
             'command with OMP_NUM_THREADS=1 in the environment. It continues where it stopped'
         )
@@ -88,9 +88,9 @@ def run_step(title, folder, inputs, action, force):
     fingerprint = hashlib.sha256(json.dumps([__version__, inputs], sort_keys=True, default=str).encode()).hexdigest()
     done, started = read_json(folder / 'done.json'), read_json(folder / 'started.json')
     if not force and done.get('fingerprint') == fingerprint and all(Path(path).exists() for path in done['files']):
-        say(f'== {title}: already there ({folder})')
+        echo(f'== {title}: already there ({folder})')
         return done
-    say(f'== {title}')
+    echo(f'== {title}')
     resume = not force and not done and started.get('fingerprint') == fingerprint
     if not resume:
         if folder.exists() and not (done or started) and any(folder.iterdir()):
@@ -107,7 +107,7 @@ def run_step(title, folder, inputs, action, force):
 def run_tool(log, tool, *arguments):
     """Run a tool as a user does: print the command and its progress; all of its output goes to ``log``."""
     command = [f'tools/{tool}', *map(str, arguments)]
-    say(f'   $ python {shlex.join(command)}')
+    echo(f'   $ python {shlex.join(command)}')
     command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]))
     lines = []
@@ -122,7 +122,7 @@ def run_tool(log, tool, *arguments):
                 file.write(line)
                 lines.append(line)
                 if any(word in line for word in PROGRESS):
-                    say('   ' + line.rstrip().split(' - INFO - ')[-1][:150])
+                    echo('   ' + line.rstrip().split(' - INFO - ')[-1][:150])
         except BaseException:
             process.terminate()
             raise
@@ -247,7 +247,7 @@ def main(args):
     parent = args.data or Path('data') / ('shapes-quick' if args.quick else 'shapes')
     data = {kind: parent / kind for kind in ('imagenet', job['kind'])}
     for kind, folder in data.items():
-        say(f'== Images for {kind}: {"written" if generate(kind, folder, **few) else "already there"} ({folder})')
+        echo(f'== Images for {kind}: {"written" if generate(kind, folder, **few) else "already there"} ({folder})')
 
     short = {
         'imagenet': ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
@@ -276,14 +276,14 @@ def main(args):
     )
     tested = test('Evaluate on held-out images and draw them', job, args.out / f'{args.job}_test', trained, args.force)
 
-    say(f'\n{"held out":<14}{"result":>8}{"at least":>10}')
+    echo(f'\n{"held out":<14}{"result":>8}{"at least":>10}')
     for key, name in PRETRAIN['metrics'].items():
-        say(f'{name:<14}{pretrained["metrics"][key]:>8.3g}')
+        echo(f'{name:<14}{pretrained["metrics"][key]:>8.3g}')
     for key, name in job['metrics'].items():
-        say(f'{name:<14}{tested["metrics"][key]:>8.3g}{job["least"]:>10.3g}')
-    say(f'checkpoints   {pretrained["checkpoint"]}\n              {trained["checkpoint"]}')
-    say(f'images      {tested["files"][0]}\n              {args.out / f"{args.job}_test" / "images"}')
-    say(f'logs          {args.out}/*/*.log\ntime          {time.time() - start:.0f} s')
+        echo(f'{name:<14}{tested["metrics"][key]:>8.3g}{job["least"]:>10.3g}')
+    echo(f'checkpoints   {pretrained["checkpoint"]}\n              {trained["checkpoint"]}')
+    echo(f'images      {tested["files"][0]}\n              {args.out / f"{args.job}_test" / "images"}')
+    echo(f'logs          {args.out}/*/*.log\ntime          {time.time() - start:.0f} s')
     low = [name for key, name in job['metrics'].items() if tested['metrics'][key] < job['least']]
     if low and not args.quick:
         raise UserError(

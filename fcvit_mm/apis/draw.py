@@ -19,11 +19,11 @@ from ..files import atomic_path, write_atomic
 from ..images import (
     ImageError,
     display,
+    log_once,
     open_video,
     read_image,
     reduce_image,
     report_lost_frames,
-    say_once,
     swap_channels,
 )
 from .load import (
@@ -96,7 +96,7 @@ def build_drawer(
         image = swap_channels(check_channels(reader.convert(swap_channels(image)), channels))
         factor = (MAX_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5
         if factor < 1:
-            say_once(f'Images of more than {MAX_PIXELS / 1e6:.0f} million pixels are reduced to that to be drawn on.')
+            log_once(f'Images of more than {MAX_PIXELS / 1e6:.0f} million pixels are reduced to that to be drawn on.')
             image = reduce_image(image, factor)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             return draw_in_scope(image)

@@ -16,7 +16,7 @@ class StockConfigError(UserError):
     """The backbone of a config cannot be replaced; the message names the component."""
 
 
-class Misfit(NamedTuple):
+class ChannelMismatch(NamedTuple):
     """An argument of a component that does not match the outputs of the backbone.
 
     Attributes:
@@ -176,7 +176,7 @@ def _renumber(node: ConfigDict, kept: Sequence[int], count: int) -> None:
             node[key] = [node[key][each] for each in kept]
 
 
-def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfit]:
+def channel_mismatches(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[ChannelMismatch]:
     """Yield the numbers of channels in a model's config that differ from the outputs of its backbone.
 
     Args:
@@ -200,11 +200,13 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
                     order = _outputs_of(full, value, index, own_channels)
                     # A head may reverse the maps itself; with in_index in reverse this is not certain.
                     if own and index is not None and order != [each % len(own_channels) for each in chosen]:
-                        yield Misfit(f'model.{name}', key, value, _expected(value, index, own_channels))
+                        yield ChannelMismatch(f'model.{name}', key, value, _expected(value, index, own_channels))
                 else:
                     _output_of(full, value, index if own else None, own_channels)
             except (StockConfigError, IndexError):
-                yield Misfit(f'model.{name}', key, value, _expected(value, index, own_channels) if own else None)
+                yield ChannelMismatch(
+                    f'model.{name}', key, value, _expected(value, index, own_channels) if own else None
+                )
 
 
 def _expected(value: Any, index: Any, channels: Sequence[int]) -> Any:

@@ -332,7 +332,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
                     # Broad, as below, because the config chooses the code.
                     part = part_in_building(cfg.model, error)
                     where = f'{part} cannot' if part else 'the model cannot'
-                    raise StepError(f'{where} be built: {_said(error)}', None) from error
+                    raise StepError(f'{where} be built: {_describe_error(error)}', None) from error
                 try:
                     if foreign:
                         return _take_step_of_outputs(model, size, input_channels(model, cfg), images)
@@ -341,7 +341,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
                 except Exception as error:
                     if last == 0:
                         part, kind = named_in_config(cfg.model, failing_part(model, error))
-                        raise StepError(f'{part} ({kind}): {_said(error)}', part) from error
+                        raise StepError(f'{part} ({kind}): {_describe_error(error)}', part) from error
         raise AssertionError('the last size returns or raises')
     finally:
         logger.setLevel(level)
@@ -381,7 +381,7 @@ def _take_step_of_outputs(model: nn.Module, size: Any, channels: int, images: in
     return observed(model, outputs, parameters_without_gradient(model), {})
 
 
-def _said(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     kind, message, _ = origin(error)
     return f'{kind}: {message}'.rstrip(': ')
 

@@ -73,13 +73,15 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
             small = shrink(pixels)
             found = predictor(name, small)
         except ImageError as error:
-            return {**answer(tell(str(error), problem=True)), upload: None}
+            return {**answer(format_message(str(error), problem=True)), upload: None}
         except (UserError, ImportError) as error:
-            return answer(tell(str(error), problem=True))
+            return answer(format_message(str(error), problem=True))
         except Exception as error:
             # Broad, because a model may raise any error, and the page must keep working.
             traceback.print_exc()
-            return answer(tell(f'{name} failed on this image ({type(error).__name__}): see the terminal.', True))
+            return answer(
+                format_message(f'{name} failed on this image ({type(error).__name__}): see the terminal.', True)
+            )
         size = 'x'.join(map(str, pixels.shape[1::-1]))
         reduced = '' if small is pixels else f', reduced to {"x".join(map(str, small.shape[1::-1]))}'
         rest = (
@@ -88,7 +90,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
             else f', {found.similarity_seconds:.2f} s for the similarity maps.'
         )
         text = f'{name}, an image of {size} pixels{reduced}: {found.seconds:.2f} s to predict and draw{rest}'
-        return answer(tell(text), found.drawn, found.similarity)
+        return answer(format_message(text), found.drawn, found.similarity)
 
     def show(found: Optional[Similarity], title: str) -> Optional[List[Tuple[np.ndarray, str]]]:
         return draw_similarity(found, title) if found is not None and title in found.maps else None
@@ -146,6 +148,6 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
     return page
 
 
-def tell(text: str, problem: bool = False) -> str:
+def format_message(text: str, problem: bool = False) -> str:
     """Return a line for the page, with HTML escaped."""
     return f'<div class="message{" problem" if problem else ""}" role="status">{html.escape(text)}</div>'

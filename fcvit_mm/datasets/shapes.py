@@ -252,7 +252,7 @@ def draw_scene(rng: 'np.random.Generator', size: int, labels: List[int], radius:
         radius (tuple[float, float]): Least and greatest radius of a shape, as a part of ``size``.
 
     Returns:
-        Scene: A scene with at least one shape: those for which there was room.
+        Scene: A scene with at least one shape: shapes without a free place are left out.
     """
     import cv2
 

@@ -32,7 +32,7 @@ from .imports import (
     path_instead_of_module,
     place_in_configs,
 )
-from .structure import make_room, structure_problems
+from .structure import replace_none_by_dict, structure_problems
 from .wrapped import backbone_config, find_inner_model
 
 #: Task of each library, by the default scope of its configs.
@@ -122,7 +122,7 @@ def load_config(
     check_scope(cfg, path)
     allow_large_images()  # the data set may contain some
     check_options(cfg, options)
-    make_room(cfg, options)
+    replace_none_by_dict(cfg, options)
     with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
         cfg.merge_from_dict(options)
     for problem in structure_problems(cfg):
@@ -176,7 +176,7 @@ def read_config(path: str) -> Config:
                 if package in str(error):
                     require(package)
                     if 'is not installed, please install' in str(error):
-                        raise ConfigError(elsewhere(package, path)) from error
+                        raise ConfigError(distribution_name_problem(package, path)) from error
             problem = unimportable(path)
             if problem:
                 raise ConfigError(f'{path}: custom_imports: {problem}') from error
@@ -238,7 +238,7 @@ def unimportable(path: str) -> str:
         return ''
 
 
-def elsewhere(package: str, path: str) -> str:
+def distribution_name_problem(package: str, path: str) -> str:
     """Describe why MMEngine does not find the configs of an installed package: its distribution has another name."""
     spec = importlib.util.find_spec(package)
     folder = osp.join(osp.dirname(str(spec and spec.origin)), '.mim', 'configs')

@@ -33,7 +33,7 @@ LISTS = ('custom_hooks', 'train_dataloader.dataset.pipeline', 'val_dataloader.da
 TEXTS = ('load_from', 'work_dir')
 
 
-def make_room(cfg: Config, options: Dict[str, Any]) -> None:
+def replace_none_by_dict(cfg: Config, options: Dict[str, Any]) -> None:
     """Replace ``None`` by an empty dict, and tuples by lists, where dotted options set values in them.
 
     MMEngine refuses such options.

@@ -64,7 +64,7 @@ class SameSize(nn.Module):
 KEEP_SIZE = (DWMixer,)
 
 
-def free_of_sizes_(module: nn.Module) -> nn.Module:
+def replace_fixed_sizes_(module: nn.Module) -> nn.Module:
     """Replace modules that exporters record at a fixed size by equivalent ones for any size.
 
     Args:
@@ -87,7 +87,7 @@ def free_of_sizes_(module: nn.Module) -> nn.Module:
         elif isinstance(child, KEEP_SIZE):
             setattr(module, name, SameSize(child))
         else:
-            free_of_sizes_(child)
+            replace_fixed_sizes_(child)
     return module
 
 

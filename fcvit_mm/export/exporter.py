@@ -229,12 +229,12 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
 
 def preparation(cfg: Config, network: Network) -> Preparation:
     """Return how pixels are normalized for a network."""
-    told = _preprocessor(cfg)
+    settings = _preprocessor(cfg)
     channels = network.in_channels
-    order = 'RGB' if told.get('to_rgb') or told.get('bgr_to_rgb') else 'BGR'
+    order = 'RGB' if settings.get('to_rgb') or settings.get('bgr_to_rgb') else 'BGR'
     return Preparation(
-        tuple(map(float, told.get('mean') or [0.0] * channels)),
-        tuple(map(float, told.get('std') or [1.0] * channels)),
+        tuple(map(float, settings.get('mean') or [0.0] * channels)),
+        tuple(map(float, settings.get('std') or [1.0] * channels)),
         order if channels == 3 else 'as loaded',
     )
 

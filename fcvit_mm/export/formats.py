@@ -16,7 +16,7 @@ from ..errors import LibraryError, UserError, library_errors
 from ..files import atomic_path
 from ..inference import optimize_for_inference
 from ..options import EXPORT_FORMATS as FORMATS
-from .any_size import free_of_sizes_
+from .any_size import replace_fixed_sizes_
 from .comparison import Difference, check_detections, compare
 from .errors import ExportError, causes, naming_operators
 from .parts import Part
@@ -133,7 +133,7 @@ def write_export(
             'torch_export, or export a part (--part backbone)'
         )
     part = part.eval()
-    recorded: Any = free_of_sizes_(copy.deepcopy(part)).requires_grad_(False)
+    recorded: Any = replace_fixed_sizes_(copy.deepcopy(part)).requires_grad_(False)
     recorded.record_for(kind)
     if optimize:
         try:
@@ -196,13 +196,13 @@ def _record_onnx(part: Part, example: Tensor, names: List[str], path: str, metad
         raise
     assert program is not None  # of dynamo=True
     model = program.model_proto
-    forget_origins(model)
+    remove_debug_notes(model)
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def forget_origins(message: Any) -> None:
+def remove_debug_notes(message: Any) -> None:
     """Remove the exporter's notes for debugging, which contain paths of this machine, from an ONNX message."""
     for name in ('metadata_props', 'doc_string'):
         if name in message.DESCRIPTOR.fields_by_name:
@@ -210,13 +210,13 @@ def forget_origins(message: Any) -> None:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for child in value if isinstance(value, Sequence) or hasattr(value, 'add') else [value]:
-                forget_origins(child)
+                remove_debug_notes(child)
 
 
 def _record_torch_export(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     program = _program(part, example)
     for node in program.graph.nodes:
-        node.meta.pop('stack_trace', None)  # contains paths of this machine, see forget_origins
+        node.meta.pop('stack_trace', None)  # contains paths of this machine, see remove_debug_notes
     torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 

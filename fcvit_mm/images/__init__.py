@@ -28,12 +28,12 @@ from .opening import ImageError, PathLike, allow_large_images, open_image, open_
 from .reading import (
     ImageReader,
     display,
+    log_once,
     read_image,
     read_untrusted_image,
     reduce_image,
     report_lost_frames,
     sample_of,
-    say_once,
     swap_channels,
 )
 
@@ -63,7 +63,7 @@ __all__ = [
     'reduce_image',
     'report_lost_frames',
     'sample_of',
-    'say_once',
+    'log_once',
     'size_and_orientation',
     'swap_channels',
     'truncation_problem',

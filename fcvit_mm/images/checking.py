@@ -50,14 +50,14 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
         if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
             raise UserError(f'{path} cannot be opened: {error.strerror}. {advice_for(error)}') from error
         found = other_content(path)
-        said = f'{type(error).__name__}: {error}'
+        reason = f'{type(error).__name__}: {error}'
         kind = pixel_kind(path) if read is not None and not found else ''
         if kind:
             return (
-                f'{path} cannot be loaded by the pipeline ({said}), although the file is complete ({kind}): convert it '
-                'to PNG with 8 or 16 bits, or set another imdecode_backend of the loading step'
+                f'{path} cannot be loaded by the pipeline ({reason}), although the file is complete ({kind}): convert '
+                'it to PNG with 8 or 16 bits, or set another imdecode_backend of the loading step'
             )
-        return found or f'{path} cannot be decoded ({said}): copy it again or remove it from the data set'
+        return found or f'{path} cannot be decoded ({reason}): copy it again or remove it from the data set'
     return None
 
 

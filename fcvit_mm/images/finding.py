@@ -4,7 +4,7 @@ import os
 from typing import Callable, Iterable, Iterator, List, Optional, Tuple
 
 from .opening import ImageError, PathLike
-from .reading import say_once
+from .reading import log_once
 
 #: Suffixes of the images that the inferencers of the three libraries accept.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
@@ -110,7 +110,7 @@ def walk_entries(folder: PathLike, recursive: bool = True) -> Iterator['os.DirEn
     try:
         entries = os.scandir(os.fspath(folder))
     except PermissionError:
-        say_once(f'{folder} cannot be read, because permission is missing: the files in it are skipped.')
+        log_once(f'{folder} cannot be read, because permission is missing: the files in it are skipped.')
         return
     except OSError:
         return

@@ -185,7 +185,7 @@ def display(pixels: np.ndarray) -> np.ndarray:
     """
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels not in (1, 3):
-        say_once(f'Images have {channels} channels: {"the first three are" if channels > 3 else "the first is"} shown.')
+        log_once(f'Images have {channels} channels: {"the first three are" if channels > 3 else "the first is"} shown.')
     if channels > 3:
         pixels = pixels[..., 2::-1]
     elif channels < 3:
@@ -200,7 +200,7 @@ def display(pixels: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=None)
-def say_once(text: str) -> None:
+def log_once(text: str) -> None:
     """Log a line once."""
     print_log(text, logger='current', level=logging.INFO)
 
@@ -216,7 +216,7 @@ def report_lost_frames(video: str, number: int, expected: int) -> None:
         expected (int): Number of frames according to its header.
     """
     if number < expected * MIN_FRAMES:
-        say_once(
+        log_once(
             f'{video} is truncated or corrupt: {number} of about {expected} frames were decoded. Copy it again. OpenCV '
             'does not count lost frames, so later ones have smaller numbers'
         )

@@ -137,18 +137,18 @@ def _is_of(module: nn.Module, *tables: Dict[str, FrozenSet[str]]) -> bool:
     return 'forward' not in module.__dict__ and any(kind.__name__ in table.get(library, ()) for table in tables)
 
 
-def _is_understood(module: nn.Module) -> bool:
+def _is_layout_independent(module: nn.Module) -> bool:
     """Return whether a module, and every module that it calls, computes the same in any memory layout."""
     return isinstance(module, Backbone) or (
         (type(module).__module__.partition('.')[0] == 'torch' or _is_of(module, KNOWN, INSIDE))
-        and all(_is_understood(child) for name, child in _children(module))
+        and all(_is_layout_independent(child) for name, child in _children(module))
     )
 
 
 def _children(module: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
     """Yield names and submodules that a module calls with feature maps; a backbone only if it is supported."""
     for name, child in module.named_children():
-        if name.startswith(_NOT_CALLED) or (name == 'backbone' and not _is_understood(child)):
+        if name.startswith(_NOT_CALLED) or (name == 'backbone' and not _is_layout_independent(child)):
             continue
         yield name, child
 
@@ -157,7 +157,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the largest known parts of a model."""
     if isinstance(module, Backbone):
         return
-    if _is_of(module, KNOWN) and _is_understood(module):
+    if _is_of(module, KNOWN) and _is_layout_independent(module):
         yield module
         return
     for name, child in module.named_children():

@@ -10,6 +10,6 @@ writes a one-line ``mmcv/_ext.py`` into the environment's mmcv, so that it is fo
 """
 
 from .errors import MMCVOperatorError
-from .finder import install, is_compiled, make_known
+from .finder import install, is_compiled, register_finder
 
-__all__ = ['MMCVOperatorError', 'install', 'is_compiled', 'make_known']
+__all__ = ['MMCVOperatorError', 'install', 'is_compiled', 'register_finder']

@@ -52,7 +52,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         sys.modules[NAME] = importlib.import_module(OPERATORS)
 
 
-def make_known() -> None:
+def register_finder() -> None:
     """Let this process find this package's operators, if mmcv has none."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.append(Finder())

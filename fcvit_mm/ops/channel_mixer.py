@@ -118,7 +118,7 @@ def plan_slices(x: Tensor, hidden: int) -> Slices:
     return Slices(images, hidden if channels >= hidden else max(1 << max(channels.bit_length() - 1, 0), NARROW))
 
 
-def _slices_pay(x: Tensor, fc1_weight: Tensor, *others: Tensor) -> bool:
+def _slices_are_faster(x: Tensor, fc1_weight: Tensor, *others: Tensor) -> bool:
     hidden = fc1_weight.shape[0]
     return (
         x.device.type == 'cpu'
@@ -228,7 +228,7 @@ channel_mixer.implementations = (
     Implementation(
         'sliced',
         _sliced,
-        when=_slices_pay,
+        when=_slices_are_faster,
         condition=f'expanded map of more than {SLICE_BYTES // 2**20} MiB on a CPU; no gradients needed',
         why='the expanded map stays in the cache: half the time or less, a quarter of the memory',
     ),

@@ -80,7 +80,7 @@ def register_flops(operator: Any, formula: Optional[Callable[..., int]] = None) 
     """
     _counted.append((operator, formula or _flops))
     if _COUNTER in sys.modules:
-        tell_flop_counter()
+        register_flop_formulas()
     elif len(_counted) == 1:
         sys.meta_path.insert(0, _CounterFinder())
 
@@ -89,7 +89,7 @@ _COUNTER = 'torch.utils.flop_counter'
 _counted: List[Tuple[Any, Callable[..., int]]] = []
 
 
-def tell_flop_counter() -> None:
+def register_flop_formulas() -> None:
     """Register the formulas with PyTorch's counter, which only knows formulas registered before it is created."""
     try:
         from torch.utils.flop_counter import flop_registry, register_flop_formula
@@ -121,7 +121,7 @@ class _CounterFinder(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                tell_flop_counter()
+                register_flop_formulas()
 
             loader.exec_module = exec_module
         return spec

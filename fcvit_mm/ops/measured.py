@@ -357,7 +357,7 @@ def _keep(device: str, known: Dict[Key, Choice]) -> None:
         _warn(f'{error}. Measured choices are lost when the process ends. Set TORCH_HOME to a writable folder')
 
 
-def forget_choices() -> None:
+def clear_choices() -> None:
     """Discard the choices in memory; the files are kept."""
     _choices.clear()
     _seen.clear()

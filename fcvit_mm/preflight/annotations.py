@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
-from .remarks import shorten
+from .log import shorten
 
 #: Maximum number of examples of one problem in a message.
 SHOWN = 3

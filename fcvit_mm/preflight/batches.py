@@ -18,7 +18,7 @@ from .contexts import quiet
 from .data.dataset import Leaf
 from .data.kinds import is_segmentation
 from .gradients import is_distributed
-from .remarks import remark, shorten
+from .log import log_warning, shorten
 
 #: Sides of random images in pixels; a step on larger images takes longer and shows nothing more.
 LARGEST_SIDE = 512
@@ -128,7 +128,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
         return problems
     report_padding(batches, samples)
     problems = mask_problems(batches, samples) + ignored_problems(batches, samples, leaves)
-    return problems + lone_image_problems(batches, samples)
+    return problems + single_image_batch_problems(batches, samples)
 
 
 def mean_problem(cfg: Config, channels: int) -> str:
@@ -208,14 +208,14 @@ def report_padding(batches: Batches, samples: Sequence[dict]) -> None:
     (height, width), (bottom, right) = largest.shape[-2:], padded.shape[-2:]
     part = 1 - height * width / (bottom * right)
     if part > 0.5 and max(bottom - height, right - width) > SMALL_PADDING:
-        remark(
+        log_warning(
             f'{batches.name}: the largest of {len(samples)} images is {width}x{height} (width x height) after the '
             f'pipeline and is padded to {right}x{bottom}, so {part:.0%} of a batch is padding: set '
             'model.data_preprocessor.size (or its batch_augments) to the size of the images, unless this is intended'
         )
 
 
-def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
+def single_image_batch_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
     """Check that BatchNorm can train on the smallest batch of an epoch, if that is a single image.
 
     In such a batch, a map that is pooled to one position has one value per channel. A training step on a random image
@@ -323,7 +323,7 @@ def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence
             and 0 <= ignored < number
             and not any(getattr(leaf.dataset, 'ignore_index', None) == ignored for leaf in leaves)
         ):
-            remark(
+            log_warning(
                 f'{name}.ignore_index is {ignored}, which is a class in the segmentation maps: the head does not learn '
                 f'it. Set {name}.ignore_index={IGNORED}, unless this is intended'
             )

@@ -22,8 +22,8 @@ from ..engine.config import type_name, walk
 from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, advice_for, origin
 from .contexts import quiet, scratch_folder
+from .log import shorten
 from .messages import short_message
-from .remarks import shorten
 
 #: Packages of MMEngine's visualizer backends. The backends are not built completely, because that would start a run.
 BACKEND_PACKAGES = {
@@ -39,7 +39,7 @@ BACKEND_PACKAGES = {
 OF_ARGUMENTS = r'unexpected keyword|required .*argument|multiple values|registry|not callable|must be callable'
 
 
-class NoData(Dataset):
+class PlaceholderDataset(Dataset):
     """Stands in for a data set where only its length is needed."""
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ def build_problems(cfg: Config) -> List[str]:
             for split in ('train', 'val'):
                 loader = f'{split}_dataloader'
                 if cfg.get(loader) and cfg.get(f'{split}_cfg') is not None:
-                    with_none = dict(copy.deepcopy(cfg[loader]), dataset=NoData())
+                    with_none = dict(copy.deepcopy(cfg[loader]), dataset=PlaceholderDataset())
                     built = attempt(loader, partial(runner.build_dataloader, with_none), True)
                     setattr(runner, f'_{loader}', built or runner.build_dataloader(plain_loader()))
             runner._val_evaluator = Evaluator([])
@@ -128,7 +128,9 @@ def text_values(part: Any, error: Exception) -> str:
 
 def plain_loader() -> Dict[str, Any]:
     """Return the config of a data loader that can be built."""
-    return dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=NoData())
+    return dict(
+        batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=PlaceholderDataset()
+    )
 
 
 def build_hook(runner: Runner, hook: Any) -> None:

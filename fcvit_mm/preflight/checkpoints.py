@@ -8,8 +8,8 @@ from mmengine.config import Config
 from ..apis.load import meta_of, read_trained
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
+from .log import log_warning
 from .model import built_model
-from .remarks import remark
 
 #: Values of a backbone that the checkpoint of another task may lack: counters, output norms.
 OPTIONAL = re.compile(r'num_batches_tracked$|backbone\.norm\d')
@@ -57,7 +57,7 @@ def report_partial_backbone(path: str, model: List[str], fitting: List[str]) -> 
     own = [name for name in model if 'backbone.' in name and not OPTIONAL.search(name)]
     missing = [name for name in own if name not in set(fitting)]
     if missing and len(missing) < len(own):
-        remark(
+        log_warning(
             f'load_from: {len(missing)} of {len(own)} values of the backbone are missing in {path} or have another '
             f'shape there, and start at random ({some(missing)}). Is it of another variant?'
         )

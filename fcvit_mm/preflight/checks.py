@@ -29,6 +29,7 @@ from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
 from .limits import TimeLimit
+from .log import unique
 from .loops import NO_VALIDATION, is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
@@ -43,7 +44,6 @@ from .model import (
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
 from .pretrained import pretrained_problems
-from .remarks import unique
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems
 from .switching import switch_problems

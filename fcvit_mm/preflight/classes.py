@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 from unicodedata import normalize
 
 from ..engine.wrapped import find_inner_model
-from .remarks import remark, shorten
+from .log import log_warning, shorten
 
 HEADS = (
     'head',
@@ -82,7 +82,7 @@ def trained_class_problems(trained: Dict[str, Sequence[str]], splits: Dict[str, 
                     'of the checkpoint'
                 )
             elif list(names) != list(learned):
-                remark(
+                log_warning(
                     f'{where} has other classes ({shorten(names)}) than {path} ({shorten(learned)}): predictions are '
                     'assigned by number, not by name'
                 )
@@ -104,7 +104,7 @@ def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
         if rule.root == given.root:
             problems.append(text)
         else:  # files in another folder, which may number the classes in another way
-            remark(f'{text}, unless their segmentation maps number the classes differently')
+            log_warning(f'{text}, unless their segmentation maps number the classes differently')
     return problems
 
 

@@ -1,13 +1,12 @@
 """Limits of the preflight checks: their time, and how many samples they read."""
 
-import logging
 import time
 from contextlib import contextmanager
 from typing import Iterable, Iterator, List, Sequence, TypeVar
 
 import numpy as np
 
-from .remarks import remark
+from .log import log_info
 
 Item = TypeVar('Item')
 
@@ -69,7 +68,7 @@ class TimeLimit:
             yield item
             if time.monotonic() > end and number < len(items):
                 took = time.monotonic() - start
-                remark(f'{what}: {number} of {len(items)} in {took:.1f} s, the time limit', logging.INFO)
+                log_info(f'{what}: {number} of {len(items)} in {took:.1f} s, the time limit')
                 return
 
     def stream(self, items: Iterable[Item], seconds: float, what: str) -> Iterator[Item]:
@@ -85,16 +84,15 @@ class TimeLimit:
         for number, item in enumerate(items, 1):
             yield item
             if time.monotonic() > end:
-                remark(f'{what}: {number} in {time.monotonic() - start:.1f} s, the time limit', logging.INFO)
+                log_info(f'{what}: {number} in {time.monotonic() - start:.1f} s, the time limit')
                 return
 
     def report(self) -> None:
         """Log how long the checks took."""
         took = time.monotonic() - self.start
-        remark(
+        log_info(
             f'Preflight checks took {took:.1f} s, of which {self.paused:.1f} s for building the data sets '
-            '(--no-preflight skips them)',
-            logging.INFO,
+            '(--no-preflight skips them)'
         )
 
 

@@ -9,7 +9,7 @@ from mmengine.registry import DATA_SAMPLERS
 
 from ..engine.config import type_name, walk
 from .contexts import quiet
-from .remarks import remark
+from .log import log_warning
 
 #: End of messages about validation.
 NO_VALIDATION = '. To train without validation: val_dataloader=None val_cfg=None val_evaluator=None'
@@ -71,7 +71,9 @@ def loop_problems(cfg: Config) -> List[str]:
     for key in ('max_epochs', 'max_iters'):
         begin, end = loop.get('val_begin'), loop.get(key)
         if cfg.get('val_cfg') is not None and isinstance(begin, int) and isinstance(end, int) and begin > end:
-            remark(f'train_cfg.val_begin is {begin}, but {key} is {end}: there is no validation during this training')
+            log_warning(
+                f'train_cfg.val_begin is {begin}, but {key} is {end}: there is no validation during this training'
+            )
     for split in ('val', 'test'):
         parts = [f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator']
         missing = [part for part in parts if cfg.get(part) is None]
@@ -84,7 +86,7 @@ def loop_problems(cfg: Config) -> List[str]:
         return []
     for node in walk(cfg.get('param_scheduler')):
         if type_name(node) and node.get('by_epoch', True) and not node.get('convert_to_iter_based'):
-            remark(
+            log_warning(
                 f'param_scheduler: {type_name(node)} counts epochs (by_epoch=True), but the training loop counts '
                 'iterations: it changes nothing before the end. Set by_epoch=False'
             )
@@ -92,7 +94,7 @@ def loop_problems(cfg: Config) -> List[str]:
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     interval = checkpoint.get('interval')
     if isinstance(interval, (int, float)) and interval > 0 and checkpoint.get('by_epoch', True):
-        remark(
+        log_warning(
             'default_hooks.checkpoint counts epochs (by_epoch=True), but the training loop counts iterations: it saves '
             'nothing before the end. Set by_epoch=False'
         )

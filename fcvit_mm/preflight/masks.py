@@ -15,9 +15,9 @@ from .annotations import corners
 from .limits import TimeLimit, spread
 
 #: Seconds for choosing the masks that the libraries are to read, and for reading them.
-SCREEN_SECONDS, ASK_SECONDS = 2.0, 1.0
+SCREEN_SECONDS, READ_SECONDS = 2.0, 1.0
 #: Maximum number of ordinary masks that the libraries are to read.
-USUAL_ASKED = 64
+USUAL_READ = 64
 
 
 class Mask(NamedTuple):
@@ -120,14 +120,14 @@ def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
     return None if shift else lengths
 
 
-def mask_words(mask: Any, width: int, height: int, said: str) -> str:
+def describe_mask(mask: Any, width: int, height: int, message: str) -> str:
     """Describe why a library cannot read a segmentation.
 
     Args:
         mask (list | dict): The segmentation.
         width (int): Width of its image.
         height (int): Height of its image.
-        said (str): Error message of the library.
+        message (str): Error message of the library.
     """
     if not mask:
         return 'it is missing or empty'
@@ -142,19 +142,19 @@ def mask_words(mask: Any, width: int, height: int, said: str) -> str:
             return "its compressed run lengths are empty, truncated or not in COCO's format"
         if filled not in (None, height * width):
             return f'its run lengths cover {filled} pixels, but its size {size} (height, width) has {height * width}'
-        return said
+        return message
     if isinstance(mask, str):
         return 'it is text, expected a list of polygons or run lengths (a dict with size and counts)'
     if any(isinstance(polygon, dict) for polygon in mask):
         return 'it is a list of run lengths, expected one dict with size and counts'
     if not all(isinstance(polygon, list) for polygon in mask):
-        return f'it is a flat list, not a list of polygons; {said}'
+        return f'it is a flat list, not a list of polygons; {message}'
     if any(len(polygon) < 6 for polygon in mask):
-        return f'a polygon has fewer than three points; {said}'
-    return said
+        return f'a polygon has fewer than three points; {message}'
+    return message
 
 
-def far_words(mask: List[Any]) -> str:
+def describe_distant_points(mask: List[Any]) -> str:
     """Describe polygons whose points cannot be drawn."""
     points = [point for polygon in mask if isinstance(polygon, list) for point in polygon]
     if points and all(isinstance(point, (list, dict)) for point in points):
@@ -165,13 +165,13 @@ def far_words(mask: List[Any]) -> str:
 
 
 def check_masks(
-    masks: Sequence[Mask], ask: Callable[[Mask], str], limit: TimeLimit, what: str
+    masks: Sequence[Mask], read: Callable[[Mask], str], limit: TimeLimit, what: str
 ) -> Tuple[Dict[str, List[Mask]], List[Mask]]:
     """Let a library read segmentations: all unusual ones and some others, within the time limit.
 
     Args:
         masks (sequence of Mask): All of a file.
-        ask (callable): Lets a library read one and returns the error message, or an empty string.
+        read (callable): Lets a library read one and returns the error message, or an empty string.
         limit (TimeLimit): Time limit of all checks.
         what (str): The file, for messages.
 
@@ -181,51 +181,51 @@ def check_masks(
     found: Dict[str, List[Mask]] = defaultdict(list)
     kinds: Dict[str, str] = {}
 
-    def words_of(said: str) -> str:
+    def message_of(message: str) -> str:
         """Return the description of the first mask with this message; those of other masks differ only in numbers."""
-        return kinds.setdefault(re.sub(r"\[[^\]]*\]|'[^']*'|\d+", '', said), said)
+        return kinds.setdefault(re.sub(r"\[[^\]]*\]|'[^']*'|\d+", '', message), message)
 
     unusual: List[Mask] = []
     beyond: List[Mask] = []
     for mask in limit.part(masks, SCREEN_SECONDS, f'{what}: segmentations checked'):
         kind = mask_kind(mask.segmentation, mask.width, mask.height)
         if kind == 'far':
-            found[words_of(far_words(mask.segmentation))].append(mask)
+            found[message_of(describe_distant_points(mask.segmentation))].append(mask)
         elif kind == 'size':
-            found[words_of(mask_words(mask.segmentation, mask.width, mask.height, ''))].append(mask)
+            found[message_of(describe_mask(mask.segmentation, mask.width, mask.height, ''))].append(mask)
         elif kind == 'unusual':
             unusual.append(mask)
         elif kind:
             beyond.append(mask)
-    first = [*unusual, *spread(beyond, USUAL_ASKED), *spread(masks, USUAL_ASKED)]
+    first = [*unusual, *spread(beyond, USUAL_READ), *spread(masks, USUAL_READ)]
     known = {id(mask) for faults in found.values() for mask in faults}
     chosen = [mask for mask in {id(mask): mask for mask in first}.values() if id(mask) not in known]
-    for mask in limit.part(chosen, ASK_SECONDS, f'{what}: unusual segmentations read'):
-        said = ask(mask)
-        if said:
-            found[words_of(said)].append(mask)
+    for mask in limit.part(chosen, READ_SECONDS, f'{what}: unusual segmentations read'):
+        message = read(mask)
+        if message:
+            found[message_of(message)].append(mask)
     return dict(found), beyond
 
 
-def ask_loading_step(step: Any) -> Callable[[Mask], str]:
+def loading_step_reader(step: Any) -> Callable[[Mask], str]:
     """Return a function that loads a mask with the pipeline step ``LoadAnnotations(with_mask=True)``."""
     step = copy.copy(step)
     step.with_seg = False
 
-    def ask(mask: Mask) -> str:
+    def read(mask: Mask) -> str:
         size = (mask.height, mask.width)
         sample = dict(ori_shape=size, img_shape=size, height=size[0], width=size[1], instances=[dict(mask.owner)])
         try:
             results = step(sample)
         except Exception as error:
             # Broad, because the libraries have no special error for this.
-            return mask_words(mask.segmentation, mask.width, mask.height, _reason(error))
+            return describe_mask(mask.segmentation, mask.width, mask.height, _reason(error))
         flags = results.get('gt_ignore_flags')
         if flags is None or len(flags) == 0:  # a step that loads no objects, as of images without labels
             return ''
         return '' if bool(flags[0]) == bool(mask.owner['ignore_flag']) else 'skipped'
 
-    return ask
+    return read
 
 
 def _reason(error: Exception) -> str:
@@ -234,19 +234,19 @@ def _reason(error: Exception) -> str:
     return f'{kind}: {message.rstrip(".")}' if message else kind
 
 
-def ask_metric(api: Any) -> Callable[[Mask], str]:
+def metric_reader(api: Any) -> Callable[[Mask], str]:
     """Return a function that reads an annotation's mask with pycocotools, as a metric does."""
     from pycocotools import mask as masks
 
-    def ask(mask: Mask) -> str:
+    def read(mask: Mask) -> str:
         try:
             masks.area(api.annToRLE(mask.owner))
         except Exception as error:
             # Broad, because pycocotools has no special error for this.
-            return mask_words(mask.segmentation, mask.width, mask.height, _reason(error))
+            return describe_mask(mask.segmentation, mask.width, mask.height, _reason(error))
         return ''
 
-    return ask
+    return read
 
 
 def annotation_ids(api: Any, masks: Sequence[Mask]) -> List[Any]:

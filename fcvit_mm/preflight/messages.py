@@ -37,7 +37,9 @@ def near_registered(name: str, kind: str) -> str:
     if scope:
         return f'; did you mean {f"{scope}.{name}"!r}?'
     name, names = name.rpartition('.')[2], registered_names(kind)
-    near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1, SIMILAR)
+    # The same letters in another order, or similar names.
+    near = [each for each in names if sorted(each.lower()) == sorted(name.lower())]
+    near = near or get_close_matches(name, names, 1, SIMILAR)
     return f'; did you mean {near[0]!r}?' if near else ''
 
 

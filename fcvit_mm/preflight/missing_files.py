@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from ..images import walk_entries
 from .limits import TimeLimit
-from .remarks import remark, shorten
+from .log import log_warning, shorten
 
 #: Number of folders above the given one in which a file is searched.
 LEVELS = 4
@@ -70,7 +70,7 @@ def link_problems(folders: Sequence[str], number: int, allowed: float, limit: Ti
         f'{os.readlink(broken[0])}), so what they stand for would be skipped'
     )
     if len(broken) <= allowed * (number + len(broken)):
-        remark(text)
+        log_warning(text)
         return []
     annex = 'fetch the files with `git annex get`, ' if 'annex/objects' in os.readlink(broken[0]) else ''
     return [f'{text}: {annex}correct the links, copy the files, or remove the links']

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, DefaultScope, Registry
 
 from .contexts import quiet
-from .remarks import remark
+from .log import log_warning
 
 #: Minimum similarity at which an unknown argument counts as a misspelt one.
 SIMILAR = 0.85
@@ -25,7 +25,7 @@ def report_misspelt_arguments(cfg: Config) -> None:
             for name, key, near in misspelt(registry, node)
         ]
     for text in dict.fromkeys(texts):
-        remark(text)
+        log_warning(text)
 
 
 def nodes_of(cfg: Config) -> Iterator[Tuple[str, Registry, dict]]:

@@ -16,8 +16,8 @@ from mmengine.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, Defa
 from mmengine.runner import Runner
 
 from .contexts import quiet
+from .log import log_warning
 from .misspelt_arguments import class_of, nodes_of
-from .remarks import remark
 
 #: Minimum similarity at which an unknown key counts as a misspelt one.
 SIMILAR = 0.845
@@ -50,7 +50,7 @@ def report_misspelt_settings(cfg: Config) -> None:
             for where, key, near in misspelt(where, node, names)
         ]
     for text in dict.fromkeys(texts):
-        remark(text)
+        log_warning(text)
 
 
 def settings_of(cfg: Config) -> Iterator[Tuple[str, str, Any, Names]]:

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ..apis.load import build_model
-from ..apis.rewiring import StockConfigError, misfits
+from ..apis.rewiring import StockConfigError, channel_mismatches
 from ..apis.step import StepError, try_step
 from ..apis.stock import describe_backbone
 from ..checkpoints.names import some
@@ -19,8 +19,8 @@ from ..engine.config import library_of, type_name, walk
 from ..engine.wrapped import backbone_config, find_inner_model, unwrap_model
 from .batches import segmentation_heads
 from .contexts import quiet
+from .log import log_warning
 from .messages import parameters_of
-from .remarks import remark
 
 #: Library -> argument of a head with its losses, and shapes of scores and labels for these losses with one class.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
@@ -57,7 +57,7 @@ def channel_problems(cfg: Config) -> List[str]:
         channels = [output.channels for output in describe_backbone(cfg, ('meta',)).outputs]
     except StockConfigError:  # it cannot be run on the meta device, or returns no maps
         return []
-    suspected = list(misfits(model, channels))
+    suspected = list(channel_mismatches(model, channels))
     if not suspected:
         return []
     try:
@@ -133,7 +133,7 @@ def report_order_of_outputs(cfg: Config) -> None:
             continue
         ordered = sorted(index)
         if list(index) != ordered:
-            remark(
+            log_warning(
                 f'{name}.in_index={list(index)} is not in ascending order, but heads of mmseg expect the outputs from '
                 f'fine to coarse: give {ordered} and in_channels in the same order, unless this is intended'
             )
@@ -185,7 +185,7 @@ def optimizer_problems(cfg: Config) -> List[str]:
     for key in unused:
         near = get_close_matches(key.strip('.').rpartition('.')[2], parts, 1, MISSPELT)
         if near or all_unused:
-            remark(
+            log_warning(
                 f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} is part of no name of a parameter '
                 f'({some(names)}) and has no effect' + (f': did you mean {near[0]!r}?' if near else '')
             )

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 from .data.images import shuffled
 from .limits import TimeLimit, spread
-from .remarks import remark
+from .log import log_warning
 
 #: Seconds for reading the sizes of training files, and for comparing validation files with those of the same size.
 SIZE_SECONDS, CONTENT_SECONDS = 1.0, 0.7
@@ -29,7 +29,7 @@ def report_overlap(train: Sequence[str], others: Sequence[str], what: str, limit
     known, advice = set(train), 'results on them say nothing about new images. Separate them, unless this is intended'
     common = [path for path in others if path in known]
     if common:
-        remark(f'{what}: {len(common)} of {len(others)} images are training images ({common[0]}, ...): {advice}')
+        log_warning(f'{what}: {len(common)} of {len(others)} images are training images ({common[0]}, ...): {advice}')
         return
     by_size: Dict[int, List[str]] = {}
     for path in limit.part(shuffled(train), SIZE_SECONDS, f'{what}: training files compared by size'):
@@ -41,7 +41,7 @@ def report_overlap(train: Sequence[str], others: Sequence[str], what: str, limit
         alike = by_size.get(size_of(path), [])[:OF_ONE_SIZE]
         same += [(path, each) for each in alike if content(each) == content(path) != ''][:1]
     if same:
-        remark(
+        log_warning(
             f'{what}: {len(same)} of {checked} compared images have the content of a training image ({same[0][0]} is '
             f'{same[0][1]}): {advice}'
         )
@@ -63,7 +63,7 @@ def report_repetitions(by_size: Dict[int, List[str]], content: Callable[[str], s
         alike = [each for each in of_size[path][:OF_ONE_SIZE] if each != path]
         same += [(path, each) for each in alike if content(each) == content(path) != ''][:1]
     if len(same) > max(2, REPEATED * checked):
-        remark(
+        log_warning(
             f'train_dataloader: {len(same)} of {checked} compared images have the content of another one '
             f'({same[0][0]} is {same[0][1]}): remove the repetitions, unless they are intended'
         )
@@ -92,7 +92,7 @@ def report_shared_annotations(train: Dict[str, str], others: Dict[str, str], wha
     """
     for source in sorted(set(train) & set(others)):
         if train[source] != others[source]:
-            remark(
+            log_warning(
                 f'train_dataloader and {what} have the same annotations, {source}, for images in different folders, '
                 f'{train[source]} and {others[source]}: give each folder its own'
             )

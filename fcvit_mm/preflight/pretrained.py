@@ -13,12 +13,12 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weight
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
-from ..engine.wrapped import find_inner_model
+from ..engine.wrapped import backbone_config, find_inner_model
 from ..errors import UserError, origin
 from .contexts import quiet
 from .data.kinds import is_url
+from .log import log_warning
 from .model import built_model
-from .remarks import remark
 
 #: Fraction of a module's values; if its pretrained file has fewer, a warning is logged.
 FEW = 0.5
@@ -47,7 +47,7 @@ def pretrained_problems(cfg: Config) -> List[str]:
     """Check the pretrained files of model components: that they can be read, and that something in them fits."""
     problems = []
     overwritten = cfg.model.backbone.init_cfg if is_overwritten(cfg) else None
-    backbone = find_inner_model(cfg.get('model') or {})[1].get('backbone') or {}
+    backbone = backbone_config(find_inner_model(cfg.get('model') or {})[1])
     of_backbone = list(walk(backbone.get('init_cfg')))
     for node in walk(cfg.get('model', {})):
         path = node.get('checkpoint')
@@ -88,9 +88,9 @@ def fit_problems(cfg: Config) -> List[str]:
                 f'{part.name}: {len(loaded) or "none"} of the {len(own)} values of {type(part.module).__name__} are in '
                 f'{part.path}, whose names are {some(found)}; expected {some(own)}'
             )
-            text += way_out(own, found, part)
+            text += prefix_advice(own, found, part)
             if loaded:
-                remark(text)
+                log_warning(text)
             else:
                 problems.append(f'{text}. {advice}')
     return problems
@@ -159,7 +159,7 @@ def safe_reading(found: Dict[str, Any]) -> Iterator[None]:
         CheckpointLoader.load_checkpoint = original
 
 
-def way_out(own: List[str], found: Dict[str, Any], part: Part) -> str:
+def prefix_advice(own: List[str], found: Dict[str, Any], part: Part) -> str:
     """Return advice that names the prefix of a module's names in a file; empty if the file has none of them."""
     for name in own:
         for key in found:

@@ -7,7 +7,7 @@ from typing import Any, Iterator, NamedTuple, Optional
 from mmengine.config import Config
 
 from ..engine.config import type_name, walk
-from .remarks import remark, shorten
+from .log import log_warning, shorten
 
 #: Fraction of the training by which a schedule may end earlier without a warning.
 SPARE = 0.05
@@ -33,7 +33,7 @@ def report_long_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -
             )
             found.append(f'{type_name(node)} ({given}; training has {total} {unit})')
     if found:
-        remark(
+        log_warning(
             f'param_scheduler: {shorten(found)}: made for a longer training, so that a warm-up or a decay is not '
             'complete or does not happen. Adapt begin, end, T_max and milestones'
         )
@@ -53,12 +53,12 @@ def report_short_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) 
         last = begin + node['T_max'] if kind == 'CosineAnnealingLR' and node.get('T_max') else end
         spare = max(1, SPARE * total)
         if min(end, total) - begin > (node.get('total_steps') or math.inf):
-            remark(
+            log_warning(
                 f'param_scheduler: {kind} has total_steps={node["total_steps"]}, but the training has {total} {unit}, '
                 'and the first one beyond ends it with an error. Set total_steps to all of them, or omit it'
             )
         if node.get('milestones') and max(node['milestones']) < total / 2:
-            remark(
+            log_warning(
                 f'param_scheduler: {kind} is made for a shorter training: its last milestone is '
                 f'{max(node["milestones"])}, so the learning rate is at its lowest for most of the {total} '
                 f'{unit}. Adapt milestones'
@@ -73,7 +73,7 @@ def report_short_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) 
             change = f'the learning rate is 0 from {unit[:-1]} {last} on, and nothing is learned'
         else:
             continue
-        remark(
+        log_warning(
             f'param_scheduler: {kind} is made for a shorter training ({unit} {begin} to {last} of {total}): {change}. '
             'Adapt begin, end and T_max'
         )

@@ -14,8 +14,8 @@ from mmengine.runner import Priority, get_priority
 
 from ..engine.config import type_name, walk
 from ..engine.wrapped import find_inner_model
+from .log import log_warning
 from .messages import near_registered
-from .remarks import remark
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
 LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR')
@@ -135,14 +135,16 @@ def texts_of(node: Any, place: str) -> Iterator[Tuple[str, str]]:
 def report_no_learning_rate(cfg: Config) -> None:
     """Report that the learning rate is 0."""
     if ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr') == 0:
-        remark('optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended')
+        log_warning(
+            'optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended'
+        )
 
 
 def report_uncounted_batches(cfg: Config) -> None:
     """Report that the learning rate is scaled for single batches where a step accumulates the gradients of several."""
     number = (cfg.get('optim_wrapper') or {}).get('accumulative_counts')
     if (cfg.get('auto_scale_lr') or {}).get('enable') and isinstance(number, int) and number > 1:
-        remark(
+        log_warning(
             'the learning rate is scaled for the images of one batch (--auto-scale-lr, auto_scale_lr.enable), but a '
             f'step takes {number} (optim_wrapper.accumulative_counts): multiply optim_wrapper.optimizer.lr by {number} '
             'unless this is intended'

@@ -14,8 +14,8 @@ from .contexts import quiet
 from .data.dataset import Leaf
 from .data.pipeline import try_pipeline
 from .limits import TimeLimit
+from .log import log_warning
 from .messages import short_message
-from .remarks import remark
 
 #: mmdet's hooks, which the configs of RTMDet and YOLOX use.
 SWITCHING = ('PipelineSwitchHook', 'YOLOXModeSwitchHook')
@@ -40,12 +40,12 @@ def switch_problems(cfg: Config, outer: Any, leaves: Sequence[Leaf], limit: Time
             continue
         where, switch = f'custom_hooks.{number} ({kind})', node.get('switch_epoch')
         if isinstance(switch, int) and switch >= epochs:
-            remark(
+            log_warning(
                 f'{where}: switch_epoch is {switch}, but the training has {epochs} epochs, so the pipeline is never '
                 'switched: set an earlier epoch, unless this is intended'
             )
         elif kind == 'PipelineSwitchHook' and not hasattr(outer, 'pipeline'):
-            remark(
+            log_warning(
                 f'{where} replaces the pipeline of the outermost data set, but {type(outer).__name__} has none: the '
                 'pipeline is never switched'
             )

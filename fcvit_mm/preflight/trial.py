@@ -48,7 +48,7 @@ class Trial(NamedTuple):
         checkpoint (int): Bytes of one checkpoint.
         checkpoints (int): Maximum number of checkpoints at the same time, including one that is being written.
         free (int): Free bytes on the disk of the work directory.
-        remarks (list[str]): Warnings about problems that only occur in other runs of this config.
+        warnings (list[str]): Warnings about problems that only occur in other runs of this config.
     """
 
     problems: List[str]
@@ -67,7 +67,7 @@ class Trial(NamedTuple):
     checkpoint: int
     checkpoints: int
     free: int
-    remarks: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def run_trial(cfg: Config, work_dir: str) -> Trial:
@@ -133,7 +133,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         free=shutil.disk_usage(here).free,
         val_batches=len(runner._val_loop.dataloader) if runner._val_loop is not None else 0,
         parameters=sum(p.numel() for p in runner.model.parameters() if p.requires_grad),
-        remarks=[missing.text] if missing is not None and not missing.ends_run else [],
+        warnings=[missing.text] if missing is not None and not missing.ends_run else [],
         **steps,
     )
 
@@ -266,7 +266,7 @@ def format_trial(found: Trial, num_workers: int) -> str:
             f'{found.free / 2**30:.1f} GiB free',
         )
     )
-    rows += [('warning', text) for text in found.remarks]
+    rows += [('warning', text) for text in found.warnings]
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 

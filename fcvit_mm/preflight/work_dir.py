@@ -8,8 +8,8 @@ from typing import List
 from mmengine.config import Config
 
 from ..engine.config import type_name
+from .log import log_warning
 from .model import built_model
-from .remarks import remark
 
 #: Free bytes that are enough for any checkpoint, so that the model need not be built, which takes seconds.
 PLENTY = 10 * 2**30
@@ -25,7 +25,7 @@ def work_dir_problems(cfg: Config) -> List[str]:
     folder = existing_part(cfg.work_dir)
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
     if sizes and folder == osp.abspath(cfg.work_dir) and not cfg.get('resume'):
-        remark(
+        log_warning(
             f'{cfg.work_dir} has checkpoints of an earlier run, and those of the same name will be overwritten. To '
             'continue that run: --resume; to keep it: another --work-dir'
         )

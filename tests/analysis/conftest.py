@@ -1,4 +1,4 @@
-"""Networks of the project's configs, and what a page holds."""
+"""Networks of this project's configs, and a parser for HTML pages."""
 
 import re
 from functools import lru_cache
@@ -18,7 +18,7 @@ CONFIGS = {
 
 
 class Page(HTMLParser):
-    """Addresses, headings and alternative texts of a page; refuses what a page may not have."""
+    """Parsed HTML page: its URLs, headings and alternative texts. Scripts and frames are not allowed."""
 
     def __init__(self, text):
         super().__init__()
@@ -44,7 +44,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope='session')
 def parse_page():
-    """A page's HTML -> :class:`Page`."""
+    """Return the parser of pages."""
     return Page
 
 
@@ -55,7 +55,7 @@ def _build(path):
 
 @pytest.fixture(scope='session')
 def project_network():
-    """Library -> the network of a config of the project for it, with random weights. Not to be changed."""
+    """Return a function that loads a network for a library, with random weights. Do not change the networks."""
 
     def get(library):
         pytest.importorskip(library)

@@ -1,4 +1,4 @@
-"""Attention and similarity: as the layers compute them, of networks of any package."""
+"""Attention and similarity maps agree with those that the layers compute, for networks of any package."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from fcvit_mm.analysis.recording import AnalysisError, run_backbone
 
 
 def reapply(module, weights, x):
-    """What a self-attention gives with this matrix ``(B, heads, N, N)``."""
+    """Return the output of a self-attention with this attention matrix ``(B, heads, N, N)``."""
     values = module.qkv(x).unflatten(2, (3, module.num_heads, -1))[:, :, 2].transpose(1, 2)
     return module.proj((weights @ values).transpose(1, 2).flatten(2))
 
@@ -21,7 +21,7 @@ def reapply(module, weights, x):
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
 @torch.no_grad()
-def test_attention_is_what_the_layer_computes(kind):
+def test_attention_maps_reproduce_the_output_of_the_layer(kind):
     model = build_random(TRANSFORMERS[kind])
     image = torch.randn(2, 3, 32, 32)
     layers = attention_layers(model)
@@ -35,15 +35,15 @@ def test_attention_is_what_the_layer_computes(kind):
         assert len(layer.weights) == 2 and layer.weights.shape[1] == len(layer.positions)
         patches = layer.positions[layer.positions >= 0]
         assert sorted(patches.tolist()) == list(range(layer.grid[0] * layer.grid[1]))
-    if 'cait' not in kind:  # talking heads are mixed after the softmax
+    if 'cait' not in kind:  # talking heads mix the maps after the softmax
         torch.testing.assert_close(layer.weights.sum(-1), torch.ones(layer.weights.shape[:-1]))
     if kind in ('vit', 'swin'):
         assert (layer.weights < 0).any(), 'AttnScale is not in the matrix'
 
 
 @torch.no_grad()
-def test_window_positions():
-    """A shifted window on a map that it does not divide: the attention of each position gives its output."""
+def test_attention_maps_of_shifted_windows():
+    """The map is padded to a multiple of the window. The attention of each position reproduces its output."""
     model = build_random(swin)
     image = torch.randn(1, 3, 36, 44)
     name = 'stages.0.blocks.1'
@@ -55,7 +55,7 @@ def test_window_positions():
     with recording.recording({name: block.norm1}, lambda name, module, args, kwargs, output: output) as normed:
         run_backbone(model, image)
     x = normed[name]
-    tokens = torch.cat((x.flatten(1, 2), torch.zeros(1, 1, 16)), 1)  # the padding comes last, at -1
+    tokens = torch.cat((x.flatten(1, 2), torch.zeros(1, 1, 16)), 1)  # the padding is the last token, at -1
     expected = block._attn(x).flatten(1, 2)
     for window, positions in enumerate(layer.positions):
         given = reapply(block.attn, layer.weights[:, window], tokens[:, positions])
@@ -63,7 +63,7 @@ def test_window_positions():
         torch.testing.assert_close(given[:, inside], expected[:, positions[inside]], atol=1e-5, rtol=1e-5)
 
 
-def test_attention_is_reduced_layer_by_layer_and_hooks_go():
+def test_reduce_function_is_applied_and_hooks_are_removed():
     model = build_random(timm_vit)
     found = collect_attention(model, torch.randn(1, 3, 32, 32), ['blocks.1'], lambda layer: layer.grid)
     assert found == {'blocks.1': (4, 4)}
@@ -71,8 +71,8 @@ def test_attention_is_reduced_layer_by_layer_and_hooks_go():
     assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
 
 
-def test_attention_of_an_unknown_forward_is_not_shown():
-    """A subclass with a ``forward`` of its own may compute anything: better no map than a wrong one."""
+def test_attention_with_an_unknown_forward_is_refused():
+    """The ``forward`` of a subclass may compute something else, so that the maps would be wrong."""
     for make, kind in ((timm_vit, 'VisionTransformer'), (vit, 'ViT')):
         model = build_random(make)
         for module in attention_layers(model).values():
@@ -81,7 +81,7 @@ def test_attention_of_an_unknown_forward_is_not_shown():
             collect_attention(model, torch.randn(1, 3, 32, 32))
 
 
-def test_wrong_names_list_the_choices():
+def test_unknown_layers_are_refused_with_a_list_of_layers():
     with pytest.raises(
         AnalysisError,
         match=r"unknown attention layer 'stages.0.blocks.9', expected one of these.*"
@@ -91,7 +91,7 @@ def test_wrong_names_list_the_choices():
 
 
 class Uniform(nn.Module):
-    """Attention of somebody else's: every token takes as much from each."""
+    """Attention of another package, with equal weights for all tokens."""
 
     def forward(self, x):
         return x.mean(1, keepdim=True).expand_as(x)
@@ -101,7 +101,7 @@ class Uniform(nn.Module):
 
 
 class Windows(nn.Module):
-    """A block of somebody else's with the two halves of a map ``(B, 4, 2, C)`` as windows."""
+    """A block of another package, whose windows are the two halves of a map ``(B, 4, 2, C)``."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ class Windows(nn.Module):
 
 
 class Gate(nn.Module):
-    """Adds a context weighted by similarity."""
+    """A block with the method ``similarity``."""
 
     def __init__(self, weighted):
         super().__init__()
@@ -129,7 +129,7 @@ class Gate(nn.Module):
 
 
 class Stranger(nn.Module):
-    """A network of another package, with everything that the analyses ask for."""
+    """A network of another package, with all methods that the analyses use."""
 
     def __init__(self):
         super().__init__()
@@ -155,7 +155,7 @@ def test_network_of_another_package():
     }
 
 
-def test_methods_count_for_the_forward_that_they_stand_with():
+def test_methods_are_used_only_with_the_forward_of_their_class():
     class Changed(Gate):
         def forward(self, x):
             return -x

@@ -1,4 +1,4 @@
-"""Class activation maps: against the library and the definition, for classifiers of every kind."""
+"""Class activation maps agree with pytorch-grad-cam and the definition, for different classifiers."""
 
 import sys
 
@@ -35,7 +35,7 @@ def image():
 
 
 def classifier(backbone):
-    """mmpretrain's classifier around a backbone."""
+    """Return mmpretrain's classifier with a backbone."""
     models = pytest.importorskip('mmpretrain.models')
     heads = {4: (models.GlobalAveragePooling(), 32), 2: (None, 32)}
     neck, channels = heads[backbone.eval()(torch.rand(1, 3, 32, 32))[-1].ndim]
@@ -44,7 +44,7 @@ def classifier(backbone):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_equals_the_library(library, image, method):
+def test_maps_agree_with_pytorch_grad_cam(library, image, method):
     torch.manual_seed(0)
     network = Toy()
     found = class_activation_map(network, image, 1, method=method)
@@ -58,22 +58,22 @@ def test_equals_the_library(library, image, method):
     assert found.prediction_score == pytest.approx(scores.max().item())
 
 
-def test_equals_the_definition(library, image):
+def test_gradcam_agrees_with_the_definition(library, image):
     torch.manual_seed(0)
     network = Toy()
     maps = network.blocks[0](image)[0].detach()
-    # The gradient of the mean of a channel is the head's weight over the number of positions, at each of them.
+    # The gradient at each position is the head's weight divided by the number of positions.
     expected = (network.head.weight[2].detach()[:, None, None] * maps).sum(0).relu()
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     np.testing.assert_allclose(class_activation_map(network, image, 2).values, expected, atol=1e-5)
 
 
-def test_map_shows_the_evidence(library):
+def test_map_is_high_where_the_class_is(library):
     network = Toy()
     with torch.no_grad():
         network.blocks[0].weight.zero_()
         network.blocks[0].bias.zero_()
-        network.blocks[0].weight[0, 0, 1, 1] = 1  # channel 0 is the red of the pixel
+        network.blocks[0].weight[0, 0, 1, 1] = 1  # channel 0 is the red value of the pixel
         network.head.weight.zero_()
         network.head.bias.zero_()
         network.head.weight[2, 0] = 1  # class 2 is red
@@ -86,7 +86,7 @@ def test_map_shows_the_evidence(library):
     numbers = to_json_data(describe_class_map(found, NAMES))
     assert numbers['target_name'] == 'rose' and numbers['area_above_half'] == pytest.approx(16 / 600)
     assert numbers['peak'] == pytest.approx([4.5 / 20, 20.5 / 30])
-    # There is no evidence for a class with a negative weight: an empty map.
+    # The map of a class with a negative weight is zero everywhere.
     with torch.no_grad():
         network.head.weight[1, 0] = -1
     empty = class_activation_map(network, pixels, 1)
@@ -95,7 +95,7 @@ def test_map_shows_the_evidence(library):
     assert figure_png(figure).startswith(b'\x89PNG')
 
 
-def test_classifiers_with_backbones_of_the_project(library, image):
+def test_classifiers_with_backbones_of_this_project(library, image):
     network = classifier(build_random(fcvit, out_indices=3))
     large = F.interpolate(image, (64, 96))
     found = class_activation_map(network, large)
@@ -106,14 +106,14 @@ def test_classifiers_with_backbones_of_the_project(library, image):
         class_activation_map(network, image)
     dwnet = classifier(DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 32)), out_indices=3))
     assert class_activation_map(dwnet, large).layer == 'stages.3.blocks.0'
-    # Only the class token is read after the last block, so the patches count last at its first norm.
+    # The head reads only the class token; the last layer that uses patch tokens is the first norm of the last block.
     tokens = class_activation_map(classifier(build_random(vit, out_type='cls_token')), image)
     assert tokens.layer == 'stages.0.blocks.2.norm1' and tokens.values.max() > 0.9
     with pytest.raises(AnalysisError, match='does not depend on the map at stages.0.blocks.2 .* earlier layer'):
         class_activation_map(classifier(build_random(vit, out_type='cls_token')), image, layer='stages.0.blocks.2')
 
 
-def test_timm_and_maps_with_channels_last(library, image):
+def test_timm_classifiers_and_channels_last_maps(library, image):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     swin = timm.create_model(
@@ -127,14 +127,14 @@ def test_timm_and_maps_with_channels_last(library, image):
     )
     found = class_activation_map(swin, image)
     assert found.layer == 'layers.1.blocks.0' and found.values.shape == (32, 32)
-    # A norm in such a block gives (B, H, W, C) too.
+    # The norms in such a block also return (B, H, W, C).
     maps = collect_features(swin, image, ['layers.0.blocks.0', 'layers.0.blocks.0.norm2'])
     assert [tuple(values.shape) for values in maps.values()] == [(1, 16, 8, 8)] * 2
     mean_pooled = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=1, num_classes=3, global_pool='avg')
     assert class_activation_map(mean_pooled, image).layer == 'blocks.0'
 
 
-def test_model_is_left_unchanged(library, image):
+def test_model_is_not_changed(library, image):
     network = Toy().train()
     network.head.requires_grad_(False)
     class_activation_map(network, image)
@@ -143,7 +143,7 @@ def test_model_is_left_unchanged(library, image):
 
 
 @pytest.mark.parametrize('target, expected', [(1, 1), ('1', 1), ('rose', 2), ('Rose', 2)])
-def test_classes_by_index_and_name(target, expected):
+def test_class_is_given_by_index_or_name(target, expected):
     assert find_class(target, 3, NAMES) == expected
 
 
@@ -156,19 +156,19 @@ def test_classes_by_index_and_name(target, expected):
         ('-1', NAMES, 'target is -1, expected 0 to 2'),
     ],
 )
-def test_unknown_classes(target, names, message):
+def test_unknown_classes_are_refused(target, names, message):
     with pytest.raises(AnalysisError, match=message):
         find_class(target, 3, names)
 
 
-def test_long_lists_of_classes_are_cut():
+def test_long_lists_of_classes_are_shortened():
     names = [f'class{i}' for i in range(1000)]
     with pytest.raises(AnalysisError, match=r'one of class999, .*, \.\.\.') as error:
         find_class('classs999', 1000, names)
     assert len(str(error.value)) < 500
 
 
-def test_not_applicable_networks_and_layers(library, image):
+def test_unsuitable_networks_and_layers_are_refused(library, image):
     with pytest.raises(AnalysisError, match=r"no layer 'blocks.7'.*Its blocks: blocks.0"):
         class_activation_map(Toy(), image, layer='blocks.7')
     with pytest.raises(AnalysisError, match="unknown method 'magic', expected one of gradcam"):
@@ -199,7 +199,7 @@ def test_not_applicable_networks_and_layers(library, image):
         class_activation_map(Detector(), image)
 
 
-def test_missing_library(monkeypatch):
+def test_missing_pytorch_grad_cam_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
     with pytest.raises(AnalysisError, match=r"pip install --no-build-isolation -e '.\[analysis\]'"):
         load_method('gradcam')

@@ -1,4 +1,4 @@
-"""Oversmoothing: known maps and tokens, the definition, networks of every kind."""
+"""Measures of oversmoothing: values for simple maps and tokens, the definition, different networks."""
 
 import math
 
@@ -40,11 +40,11 @@ def vit(methods=(), **lambs):
             if name.rpartition('.')[2] in lambs:
                 parameter.fill_(lambs[name.rpartition('.')[2]])
             elif name.endswith('qkv.weight'):
-                parameter.mul_(20)  # so that attention matters beside the residual branch
+                parameter.mul_(20)  # so that attention has an effect besides the residual branch
     return network
 
 
-def test_constant_map_has_no_high_frequency():
+def test_constant_map_has_no_high_frequencies():
     maps = torch.full((2, 3, 5, 4), 0.1)
     assert high_share(maps).tolist() == [0, 0]
     assert log_ratio(maps).tolist() == pytest.approx([-36.04, -36.04], abs=0.01)
@@ -52,25 +52,25 @@ def test_constant_map_has_no_high_frequency():
     assert ring_profile(log_spectrum(maps))[1:].max() < -30
 
 
-def test_checkerboard_is_all_high_frequency():
+def test_checkerboard_has_only_high_frequencies():
     maps = checkerboard(6, 8)
     assert high_share(maps).tolist() == [1]
     assert log_ratio(maps).tolist() == pytest.approx([36.04], abs=0.01)
     spectrum = log_spectrum(maps + 1e-3)
     assert spectrum.shape == (6, 8) and spectrum[3, 4] == 0
-    assert divmod(int(spectrum.argmax()), 8) == (0, 0)  # the corner, pi in both directions
+    assert divmod(int(spectrum.argmax()), 8) == (0, 0)  # the corner, which is the frequency pi in both directions
     profile = ring_profile(spectrum)
     assert len(profile) == 4 and profile[1:].argmax() == 2
 
 
-def test_zero_map_stays_finite():
+def test_zero_map_has_finite_measures():
     maps = torch.zeros(1, 2, 3, 3)
     assert log_ratio(maps).item() == 0 and high_share(maps).item() == 0
     assert log_spectrum(maps).isfinite().all()
 
 
-def test_ratio_of_known_tokens_and_against_the_definition():
-    # Tokens 3 and 1: mean 2 at both, and 1 beside it.
+def test_log_ratio_agrees_with_the_definition():
+    # Tokens 3 and 1: the mean is 2, the deviations are 1 and -1.
     assert log_ratio(torch.tensor([[[[3.0, 1.0]]]])).item() == pytest.approx(math.log(1 / 2))
     assert high_share(torch.tensor([[[[3.0, 1.0]]]])).item() == pytest.approx(0.2)
     torch.manual_seed(0)
@@ -94,25 +94,25 @@ def test_ratio_of_known_tokens_and_against_the_definition():
         ([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 1 / 3),
     ],
 )
-def test_cosine_of_known_tokens(tokens, expected):
+def test_cosine_similarity_of_tokens(tokens, expected):
     maps = torch.tensor(tokens).T[None, :, None]
     assert token_cosine(maps).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize('height, width', [(8, 8), (7, 7), (6, 10), (1, 1), (2, 9)])
-def test_rings_hold_every_frequency_once(height, width):
+def test_rings_contain_every_frequency_once(height, width):
     torch.manual_seed(0)
     profile = ring_profile(torch.ones(height, width))
     assert len(profile) == min(height, width) // 2 + 1 and torch.equal(profile, torch.ones_like(profile))
     if height == width:
         for k in range(1, len(profile)):
-            # A wave across, k times over the width.
+            # A horizontal wave with k periods.
             spectrum = torch.zeros(height, width)
             spectrum[height // 2, width // 2 - k] = 1
             assert ring_profile(spectrum).nonzero().tolist() == [[k]]
 
 
-def test_network_layer_by_layer():
+def test_measures_of_all_layers():
     network = fcvit_mm.FCViT(MICRO_FCVIT).eval()
     torch.manual_seed(0)
     images = [torch.randn(3, 64, 64), torch.randn(1, 3, 64, 64)]
@@ -121,14 +121,14 @@ def test_network_layer_by_layer():
         f'stages.{i}.blocks.{j}' for i, depth in enumerate(MICRO_FCVIT['depths']) for j in range(depth)
     ]
     assert [layer.grid for layer in found.values()] == [(16, 16), (8, 8), (8, 8), (4, 4), (2, 2)]
-    # The block's output itself: what the stage of a single block gives.
+    # In a stage of one block, the output of the block is that of the stage.
     stages = list(network.forward_stages(images[1]))
     one = oversmoothing(network, images[1:])['stages.0.blocks.0']
     assert one.log_ratio == pytest.approx(log_ratio(stages[0]).item(), abs=1e-4)
     assert one.cosine == pytest.approx(token_cosine(stages[0]).item(), abs=1e-4)
     other = oversmoothing(network, images[:1])['stages.0.blocks.0']
     assert found['stages.0.blocks.0'].log_ratio == pytest.approx((one.log_ratio + other.log_ratio) / 2)
-    # An image of another size counts too, its spectrum on the first's axes.
+    # Images may have different sizes; spectra have the size of the first.
     mixed = oversmoothing(network, [images[0], torch.randn(3, 32, 48)], ['stages.0.blocks.0'])
     assert mixed['stages.0.blocks.0'].spectrum.shape == (16, 16)
     rows = to_json_data(describe_frequencies(found))
@@ -146,10 +146,10 @@ def test_attn_scale_and_feat_scale_change_frequencies():
         return list(oversmoothing(network, images).values())[-1]
 
     unmodified = last(vit())
-    # New factors start as the identity.
+    # The initial factors change nothing.
     assert last(vit(('attn_scale',))).log_ratio == pytest.approx(unmodified.log_ratio, abs=1e-5)
     assert last(vit(('feat_scale',))).log_ratio == pytest.approx(unmodified.log_ratio, abs=1e-5)
-    # Of attention maps AttnScale keeps more high frequencies; of these features, by random weights, more or less.
+    # AttnScale keeps more high frequencies of attention maps. With random weights, features may have more or fewer.
     assert abs(last(vit(('attn_scale',), lamb=3.0)).log_ratio - unmodified.log_ratio) > 0.01
     assert last(vit(('feat_scale',), lamb2=3.0)).log_ratio > unmodified.log_ratio + 0.1
     assert last(vit(('feat_scale',), lamb1=3.0)).log_ratio < unmodified.log_ratio - 0.1
@@ -166,7 +166,7 @@ def test_class_token_of_a_timm_vit_is_skipped():
     assert found['blocks.0'].log_ratio == pytest.approx(log_ratio(tokens).item(), abs=1e-5)
 
 
-def test_unknown_layers_and_no_images():
+def test_unknown_layers_and_missing_images_are_refused():
     network = fcvit_mm.FCViT(MICRO_FCVIT)
     with pytest.raises(AnalysisError, match='no images given, expected at least one: give image files'):
         oversmoothing(network, [])
@@ -177,7 +177,7 @@ def test_unknown_layers_and_no_images():
 
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
-def test_transformers(kind):
+def test_transformers_have_finite_measures(kind):
     network = build_random(TRANSFORMERS[kind])
     found = oversmoothing(network, [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))])
     assert len(found) >= 2 and all(
@@ -185,7 +185,7 @@ def test_transformers(kind):
     )
 
 
-def test_dwnet():
+def test_dwnet_has_measures_of_all_stages():
     found = oversmoothing(
         fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)), dynamic='homogeneous'),
         [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))],

@@ -1,4 +1,4 @@
-"""Attention matrices and layouts of modules of timm and mmpretrain."""
+"""Attention matrices and memory layouts of modules of timm and mmpretrain."""
 
 import sys
 
@@ -9,14 +9,14 @@ from networks import build_random, timm_cait, timm_vit
 from fcvit_mm.analysis import libraries
 
 
-def test_packages_that_are_not_imported_are_not_asked(monkeypatch):
+def test_libraries_that_are_not_imported_are_ignored(monkeypatch):
     monkeypatch.delitem(sys.modules, 'timm', raising=False)
     monkeypatch.delitem(sys.modules, 'mmpretrain.models', raising=False)
     assert not libraries.attention_functions() and not libraries.channels_last_blocks()
 
 
 @torch.no_grad()
-def test_matrices_of_timm():
+def test_attention_matrices_of_timm():
     x = torch.randn(2, 5, 32)
     module = build_random(timm_vit).blocks[0].attn
     assert libraries.attention_functions()[type(module)] is libraries.softmax_attention

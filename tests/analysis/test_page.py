@@ -1,4 +1,4 @@
-"""The HTML page: escaped, self-contained."""
+"""The HTML page escapes all text and needs no other files."""
 
 import struct
 import zlib
@@ -18,7 +18,7 @@ def tiny_png():
     )
 
 
-def test_everything_is_escaped(parse_page):
+def test_all_text_is_escaped(parse_page):
     nasty = '<script>alert("x")</script> & \'quotes\''
     table = Table(nasty, [nasty], [[nasty, nasty]] * 9)
     page = render(
@@ -26,12 +26,12 @@ def test_everything_is_escaped(parse_page):
         nasty,
         [Section(nasty, [nasty], [nasty], [Image(tiny_png(), nasty)], [table], nasty), Section(nasty, reason=nasty)],
     )
-    found = parse_page(page)  # refuses scripts
+    found = parse_page(page)  # asserts that there are no scripts
     assert '<script' not in page and found.alts == [nasty]
     assert [address[:10] for address in found.addresses] == ['data:,', '#section-1', '#section-2', 'data:image']
 
 
-def test_sections_tables_and_reasons(parse_page):
+def test_page_has_sections_tables_and_reasons(parse_page):
     short, long = (Table(f'{count} numbers', ['a', 'b'], [['x', str(i)] for i in range(count)]) for count in (8, 9))
     properties = Table('', (), [('task', 'detection')])
     page = render(

@@ -1,4 +1,4 @@
-"""Figures: overlays, grids, axes, and the files that they are written to."""
+"""Figures: overlays, grids, axes, and their files."""
 
 import json
 import math
@@ -26,11 +26,11 @@ def test_overlay_shows_the_map_and_the_image():
     assert np.array_equal(overlay(IMAGE, values, opacity=0.0)[..., 0], IMAGE[..., 0])
     half = overlay(IMAGE, torch.zeros(2, 2), limits=(0.0, 1.0), opacity=0.5)
     np.testing.assert_allclose(half[0, [0, -1]], [[34, 0.5, 42], [161.5, 128, 169.5]], atol=0.6)
-    # Values beyond the limits have their colors; arrays work like tensors.
+    # Values beyond the limits have the colors of the limits; arrays work like tensors.
     assert np.array_equal(
         overlay(IMAGE, np.array([[-9.0, 9.0]]), (0.0, 1.0), opacity=1.0)[0, [0, -1]], laid[0, [0, -1]]
     )
-    assert overlay(IMAGE, torch.full((3, 3), 7.0)).std() > 0  # the image shows through a constant map
+    assert overlay(IMAGE, torch.full((3, 3), 7.0)).std() > 0  # the image is visible through a constant map
 
 
 def test_overlay_refuses_other_shapes_and_types():
@@ -40,7 +40,7 @@ def test_overlay_refuses_other_shapes_and_types():
         overlay(IMAGE, torch.zeros(8, 2, 2))
 
 
-def test_limits_and_resizing():
+def test_limits_of_values_and_resizing_of_maps():
     assert limits_of([torch.tensor([1.0, math.nan]), np.array([-2.0, 5.0])]) == (-2, 5)
     assert limits_of([torch.ones(3)]) == (0.5, 1.5) and limits_of([torch.full((2,), math.nan)]) == (0, 1)
     resized = resize_map(torch.tensor([[0.0, 1.0]]), (4, 8))
@@ -99,7 +99,7 @@ def test_files_are_written_atomically(tmp_path):
     assert not (tmp_path / 'object.json').exists()
 
 
-def test_pyplot_is_unaffected():
+def test_pyplot_is_not_imported_or_changed():
     before = sys.modules.get('matplotlib.pyplot')
     figures = before.get_fignums() if before else []
     draw_grid([[np.zeros((2, 2))]], label='x')
@@ -107,6 +107,6 @@ def test_pyplot_is_unaffected():
     assert after is before and (after is None or after.get_fignums() == figures)
 
 
-def test_names_of_layers():
+def test_short_names_of_layers():
     assert short_name('stages.0.blocks.1.mixes.1') == 'stage 1, block 2, mix 2'
     assert short_name('blocks.3') == short_name('layers.3') == 'block 4' and short_name('other') == 'other'

@@ -1,4 +1,4 @@
-"""Attention maps of query points: their values against the networks' own, and the figures."""
+"""Attention maps of query points: their values agree with those of the networks; figures."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ QUERIES = [(0.2, 0.3), (0.5, 0.5)]
 
 
 @torch.no_grad()
-def test_attention_of_queries():
+def test_maps_are_the_attention_of_the_query_positions():
     model, image = build_random(timm_vit), torch.randn(3, 32, 32)
     maps = attention_maps(model, image, [(0.0, 0.0), (0.99, 0.3)], ['blocks.1', 'blocks.2'])
     assert list(maps) == ['blocks.1', 'blocks.2'] and maps['blocks.1'].shape == (2, 4, 4, 4)
@@ -26,7 +26,7 @@ def test_attention_of_queries():
     assert position_of((1.0, 1.0), (4, 6)) == (3, 5) and position_of((0.5, 0.49), (4, 6)) == (2, 2)
 
 
-def test_attention_of_a_query_stays_in_its_window():
+def test_attention_of_a_query_is_zero_outside_of_its_window():
     maps = attention_maps(build_random(swin), torch.randn(3, 64, 64), [(0.1, 0.9), (0.3, 0.7)], ['stages.0'])
     unshifted, shifted = maps['stages.0.blocks.0'][0, 0], maps['stages.0.blocks.1'][1, 0]
     assert unshifted.shape == (16, 16) and (unshifted[:4, 12:] != 0).all()
@@ -36,12 +36,12 @@ def test_attention_of_a_query_stays_in_its_window():
 
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
-def test_every_transformer_has_maps(kind):
+def test_every_transformer_has_attention_maps(kind):
     maps = attention_maps(build_random(TRANSFORMERS[kind]), torch.randn(1, 3, 32, 32), [(0.5, 0.5)])
     assert len(maps) >= 2 and all(torch.isfinite(values).all() and values.any() for values in maps.values())
 
 
-def test_not_applicable_networks_and_queries():
+def test_unsuitable_networks_and_queries_are_refused():
     image = torch.randn(3, 32, 32)
     with pytest.raises(AnalysisError, match='FCViT has no attention maps that can be computed.* similarity maps'):
         attention_maps(build_random(fcvit), image, [(0.5, 0.5)])
@@ -50,7 +50,7 @@ def test_not_applicable_networks_and_queries():
             attention_maps(build_random(vit), image, queries)
 
 
-def test_figures():
+def test_figures_have_labels_and_query_points():
     attention = attention_maps(build_random(vit), torch.randn(3, 32, 48), QUERIES)
     similarity = similarity_maps(build_random(fcvit), torch.randn(3, 32, 48))
     single = draw_attention(attention, IMAGE, QUERIES)
@@ -65,5 +65,5 @@ def test_figures():
         draw_attention(attention, IMAGE, [(0.5, 0.5)], layers=['stages.9'])
 
 
-def test_the_choice_of_layers():
+def test_layers_are_chosen_evenly():
     assert spread(list('abcdefghijk'), 6) == list('acegik') and spread(list('ab'), 3) == ['a', 'a', 'b']

@@ -1,4 +1,4 @@
-"""Effective receptive fields: known convolutions, squares by brute force, networks of every kind."""
+"""Effective receptive fields: of convolutions with known fields, and of different networks."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def image():
     return torch.randn(1, 3, 31, 31, generator=torch.Generator().manual_seed(0))
 
 
-def test_convolutions_depend_on_exactly_their_windows(image):
+def test_fields_of_convolutions_are_their_windows(image):
     found = receptive_fields(nn.Sequential(conv(), conv(), conv(5)), [image], ['0', '1', '2'])
     assert [field.reach for field in found.values()] == [(3, 3), (5, 5), (9, 9)]
     first = found['0']
@@ -33,18 +33,18 @@ def test_convolutions_depend_on_exactly_their_windows(image):
     expected = np.zeros((31, 31))
     expected[14:17, 14:17] = 1 / 9
     np.testing.assert_allclose(first.mass, expected)
-    # 4 of 9 pixels are not half.
+    # A square of 4 of 9 equal pixels has less than half of the sum.
     assert first.squares[0.5] == first.squares[0.95] == (14, 14, 3)
-    # Two of ones: 1, 2, 3, 2, 1 in each direction, 81 in all; the middle 3x3 has 49, and 4x4 has 64.
+    # Two 3x3 kernels of ones: 1, 2, 3, 2, 1 in each direction, the sum is 81; the central 3x3 has 49, and 4x4 has 64.
     assert found['1'].squares[0.5].side == 3 and found['1'].squares[0.95].side == 5
     np.testing.assert_allclose(found['1'].shares[:5], np.array([9, 25, 49, 64, 81]) / 81)
 
 
-def test_stride_stem_and_signs(image):
+def test_fields_with_strides_and_negative_weights(image):
     strided = nn.Sequential(conv(7, 4), conv(3, 2))
     found = receptive_fields(strided, [image], ['0', '1'])
     assert [field.reach for field in found.values()] == [(7, 7), (15, 15)]
-    # Of a kernel with both signs the magnitude counts.
+    # The magnitudes are used for a kernel with both signs.
     layer = conv(channels=(3, 1))
     with torch.no_grad():
         layer.weight[:, :, 0] = -1
@@ -52,7 +52,7 @@ def test_stride_stem_and_signs(image):
     assert field.mass.min() == 0 and np.isclose(field.mass.max(), 1 / 9)
 
 
-def test_squares_by_brute_force():
+def test_best_squares_agree_with_brute_force():
     mass = np.random.default_rng(0).random((5, 7))
     shares, corners = square_shares(mass)
     for side in range(1, 8):
@@ -67,9 +67,9 @@ def test_squares_by_brute_force():
     assert shares[-1] == pytest.approx(1) and (np.diff(shares) >= -1e-12).all()
 
 
-def test_average_over_images(image):
+def test_fields_are_averaged_over_images(image):
     class Gate(nn.Module):
-        """A 3x3 window in dark images, a single pixel in bright ones."""
+        """A 3x3 convolution for dark images, a 1x1 convolution for bright ones."""
 
         def __init__(self):
             super().__init__()
@@ -81,11 +81,11 @@ def test_average_over_images(image):
     network = nn.Sequential(Gate())
     dark, bright = image - 10, image + 10
     mass = receptive_fields(network, [dark, bright], ['0'])['0'].mass
-    # Gradients are added before they are divided by their sum: 9 pixels and 1 pixel of the same height.
+    # Gradients are added and then divided by their sum: 9 pixels of one image and 1 pixel of the other, all equal.
     assert mass[15, 15] == pytest.approx(2 / 10) and mass[14, 14] == pytest.approx(1 / 10)
 
 
-def test_stages_of_networks():
+def test_default_layers_are_the_last_of_each_stage():
     network = fcvit_mm.FCViT(MICRO_FCVIT)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -94,7 +94,7 @@ def test_stages_of_networks():
     network.train()
     found = receptive_fields(network, [torch.randn(3, 96, 64)])
     assert list(found) == ['stages.0.blocks.0', 'stages.1.blocks.1', 'stages.2.blocks.0', 'stages.3.blocks.0']
-    # The global context reaches the entire image; little of the gradient is there.
+    # The global context reads the entire image, but most of the gradient is near the position.
     assert found['stages.0.blocks.0'].reach == (96, 64) and found['stages.0.blocks.0'].squares[0.5].side < 64
     assert all(field.mass.sum() == pytest.approx(1) for field in found.values())
     # The network is unchanged.
@@ -106,14 +106,14 @@ def test_stages_of_networks():
     assert figure_png(draw_fields(found, 'fields')).startswith(b'\x89PNG')
 
 
-def test_dwnet_reads_only_its_windows():
-    # Of 4x4 patches, 7x7 of them.
+def test_field_of_dwnet_is_its_window():
+    # A window of 7x7 patches of 4x4 pixels.
     network = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)))
     found = receptive_fields(network, [torch.randn(3, 112, 112)])
     assert len(found) == 4 and found['stages.0.blocks.0'].reach == (28, 28)
 
 
-def test_four_layers_of_a_transformer_of_one_stage():
+def test_default_layers_of_a_network_with_one_stage():
     timm = pytest.importorskip('timm')
     network = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=6).eval()
     found = receptive_fields(network, [torch.randn(3, 32, 32)])
@@ -121,7 +121,7 @@ def test_four_layers_of_a_transformer_of_one_stage():
     assert found['blocks.0'].grid == (2, 2) and found['blocks.0'].reach == (32, 32)
 
 
-def test_not_applicable_layers_and_images(image):
+def test_unsuitable_layers_and_images_are_refused(image):
     network = nn.Sequential(conv(), nn.Flatten(2))
     with pytest.raises(AnalysisError, match="no layer '7'"):
         receptive_fields(network, [image], ['7'])
@@ -145,9 +145,9 @@ def test_not_applicable_layers_and_images(image):
 
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
-def test_transformers(kind):
+def test_fields_of_transformers(kind):
     found = receptive_fields(build_random(TRANSFORMERS[kind]), [torch.randn(3, 32, 32)])
-    # CaiT's class attention gives no map and is none of the stages.
+    # The class attention of CaiT returns no map, so it is not a layer.
     assert len(found) in (2, 3, 4) and not any(
         name.startswith(('stages.1', 'blocks_token')) and 'cait' in kind for name in found
     )

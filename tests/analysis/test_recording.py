@@ -1,4 +1,4 @@
-"""Networks of any kind: their layers by name, features, and the images that they are given."""
+"""Recording the features of layers, for different networks; names of layers; input images."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from fcvit_mm.analysis.recording import AnalysisError, collect_features, run_bac
 
 
 @pytest.mark.parametrize('kind', [*TRANSFORMERS, 'fcvit'])
-def test_features_are_maps_of_the_blocks(kind):
+def test_features_are_the_outputs_of_the_blocks(kind):
     model = build_random(TRANSFORMERS.get(kind, fcvit))
     found = collect_features(model, torch.randn(2, 3, 32, 32))
     assert len(found) >= 2 and all(values.ndim == 4 and len(values) == 2 for values in found.values())
@@ -26,7 +26,7 @@ def test_features_are_maps_of_the_blocks(kind):
 
 
 @torch.no_grad()
-def test_features_are_what_the_next_layer_takes():
+def test_features_are_the_inputs_of_the_next_layer():
     model, image = build_random(fcvit), torch.randn(1, 3, 32, 48)
     found = collect_features(model, image)
     torch.testing.assert_close(model.norm3(found['stages.3.blocks.0']), model(image)[3])
@@ -36,22 +36,22 @@ def test_features_are_what_the_next_layer_takes():
     torch.testing.assert_close(patches, x[:, 3:])  # after a class token and two registers
 
 
-def test_features_keep_gradients_and_values_overwritten_later():
+def test_features_keep_gradients_and_are_not_overwritten():
     model = build_random(Convs)
     image = torch.randn(1, 3, 8, 8, requires_grad=True)
     with recording.recording_features(model, ['blocks.0']) as values:
         run_backbone(model, image)
-    assert (values['blocks.0'] < 0).any(), 'the ReLU that follows overwrote it'
+    assert (values['blocks.0'] < 0).any(), 'overwritten by the next ReLU'
     values['blocks.0'].sum().backward()
     assert image.grad.abs().sum() > 0
 
 
-def test_layers_without_a_map():
+def test_layers_without_maps_or_tokens_are_refused():
     with pytest.raises(AnalysisError, match=r'Convs returns neither a map \(B, C, H, W\) nor patch tokens at blocks.2'):
         collect_features(build_random(Convs), torch.randn(1, 3, 8, 8), ['blocks.2'])
 
 
-def test_wrong_names_list_the_choices():
+def test_unknown_layers_are_refused_with_a_list_of_layers():
     model = build_random(vit)
     with pytest.raises(
         AnalysisError,
@@ -59,14 +59,14 @@ def test_wrong_names_list_the_choices():
         r'Its blocks: stages.0.blocks.0, ',
     ):
         collect_features(model, torch.randn(1, 3, 32, 32), ['stages.0.block.1'])
-    # 'stages.1' is not the beginning of 'stages.10', nor 'stage' of 'stages.1'.
+    # 'stages.1' does not select 'stages.10', nor 'stage' 'stages.1'.
     assert recording.select(('stages.1.a', 'stages.10.a'), ['stages.1'], 'x') == ('stages.1.a',)
     with pytest.raises(AnalysisError, match="unknown x 'stage', expected one of these names .*: stages.1.a"):
         recording.select(('stages.1.a',), ['stage'], 'x')
 
 
 class Stages(nn.Module):
-    """A network of somebody else's: stages without blocks, the second with maps ``(B, H, W, C)``."""
+    """A network of another package: stages without blocks, the second with maps ``(B, H, W, C)``."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ class Stages(nn.Module):
         return self.stages[1](self.stages[0](x).permute(0, 2, 3, 1))
 
 
-def test_features_of_an_unknown_network():
+def test_features_of_a_network_of_another_package():
     found = collect_features(Stages(), torch.randn(1, 3, 8, 12))
     assert {name: tuple(values.shape) for name, values in found.items()} == {
         'stages.0': (1, 4, 4, 6),
@@ -86,7 +86,7 @@ def test_features_of_an_unknown_network():
     }
 
 
-def test_patch_embedding_by_name_or_by_stride():
+def test_patch_embedding_is_found_by_name_or_stride():
     assert recording.find_patch_convolution(build_random(timm_vit)).kernel_size == (8, 8)
     unnamed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 8, 4, 4), nn.Conv2d(8, 8, 2, 2))
     assert recording.find_patch_convolution(unnamed) is unnamed[2]
@@ -99,7 +99,7 @@ def test_patch_embedding_by_name_or_by_stride():
             recording.count_extra_tokens(unnamed, 7, grid)
 
 
-def test_wrong_images():
+def test_invalid_images_are_refused():
     model = build_random(fcvit)
     for image, message in (
         (np.zeros((8, 8, 3)), 'the image is ndarray, expected'),
@@ -119,14 +119,14 @@ def test_wrong_images():
         recording.as_single(model, torch.zeros(2, 3, 32, 32))
 
 
-def test_modes_are_restored():
+def test_training_modes_are_restored():
     model = build_random(fcvit, frozen_stages=1).train()
     before = [module.training for module in model.modules()]
     collect_features(model, torch.randn(1, 3, 32, 32))
     assert [module.training for module in model.modules()] == before and any(before)
 
 
-def test_public_names():
+def test_public_names_exist():
     assert set(analysis.__all__) <= set(dir(analysis))
     assert all(getattr(analysis, name) is not None for name in analysis.__all__)
     with pytest.raises(AttributeError, match="no attribute 'similarity_map'"):

@@ -1,4 +1,4 @@
-"""The report: its sections for networks of every task, and that a browser shows all of it and fetches nothing."""
+"""The report has its sections for networks of all tasks; a browser shows it completely and downloads nothing."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ def images_of(result, task, count=2):
 
 @pytest.fixture
 def page_file(trained, tmp_path_factory, monkeypatch):
-    """The page of a classifier; made once."""
+    """The report of a classifier, written once."""
     path = tmp_path_factory.getbasetemp() / 'page' / 'report.html'
     if not path.exists():
         result = trained('classification')
@@ -31,14 +31,14 @@ def page_file(trained, tmp_path_factory, monkeypatch):
         monkeypatch.setattr(report, 'DPI', 40)
         network = load_network(result.config, result.checkpoint)
         blocks = network.model.backbone.stages[2].blocks
-        blocks.extend([copy.deepcopy(blocks[0]) for _ in range(8)])  # rows enough for a table that is collapsed
+        blocks.extend([copy.deepcopy(blocks[0]) for _ in range(8)])  # enough rows for a collapsed table
         write_atomic(path, write_report(network, result.config, images_of(result, 'classification')).encode())
     return path
 
 
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
-    """Chromium without a window, that records what it fetches and its errors."""
+    """Chromium without a window; it records requests and errors."""
     webdriver = pytest.importorskip('selenium.webdriver')
     binary = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     driver = shutil.which('chromedriver')
@@ -66,27 +66,27 @@ def browser(tmp_path_factory):
 
 
 def only(monkeypatch, *titles):
-    """Make these sections alone: each takes seconds."""
+    """Restrict the report to these sections, because each takes seconds."""
     monkeypatch.setattr(report, 'SECTIONS', [section for section in SECTIONS if section[0] in titles])
 
 
-def test_complete_page(page_file, trained, parse_page):
+def test_report_of_a_classifier_has_all_sections(page_file, trained, parse_page):
     pytest.importorskip('pytorch_grad_cam')
     page = page_file.read_text()
     found = parse_page(page)
     assert found.headings == TITLES
     assert all(address.startswith(('data:', '#section-')) for address in found.addresses)
-    # An analysis that does not apply says why.
+    # An analysis that does not apply is skipped with the reason.
     assert page.count('Not shown:') == 1 and 'has no attention maps that can be computed, expected a ViT' in page
     assert '<title>Analysis of classification</title>' in page and trained('classification').checkpoint in page
     assert len(set(found.alts)) == len(found.alts) >= 7
-    # Numbers of the checkpoint's own classes, a row for each image.
+    # Numbers for the classes of the checkpoint, one row per image.
     assert all(f'<th scope="row">{i}: ' in page for i in (1, 2))
     assert re.search(r'(circle|cross|square|star|triangle) \d+\.\d%', page)
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_other_tasks(trained, monkeypatch, parse_page, task):
+def test_report_of_detectors_and_segmentors(trained, monkeypatch, parse_page, task):
     result = trained(task)
     only(monkeypatch, 'Network', 'Predictions', 'Class activation maps')
     network = load_network(result.config, result.checkpoint)
@@ -98,7 +98,7 @@ def test_other_tasks(trained, monkeypatch, parse_page, task):
     assert 'random weights, so its predictions are meaningless: give a checkpoint' in untrained
 
 
-def test_transformer(trained, monkeypatch):
+def test_report_of_a_transformer(trained, monkeypatch):
     pytest.importorskip('timm')
     only(monkeypatch, 'Network', 'Similarity maps', 'Attention maps', 'Query irrelevance and sparsity')
     network = load_network('timm:vit_tiny_patch16_224', options=dict(img_size=48, depth=2))
@@ -109,8 +109,8 @@ def test_transformer(trained, monkeypatch):
     assert 'has no similarity maps' in page and 'Cosine similarity of the maps of two queries' in page
 
 
-def test_published_weights_by_name(trained, monkeypatch):
-    """They have no date: the name is not a file."""
+def test_report_names_published_weights(trained, monkeypatch):
+    """Published weights given by name have no date, because the name is not a file."""
     only(monkeypatch, 'Network')
     result = trained('classification')
     network = load_network(result.config, result.checkpoint)
@@ -120,13 +120,13 @@ def test_published_weights_by_name(trained, monkeypatch):
     assert f'{result.checkpoint}, written 20' in write_report(network, result.config, images)
 
 
-def test_browser_shows_it_all(page_file, browser):
+def test_browser_shows_the_complete_report(page_file, browser):
     browser.get(page_file.as_uri())
     assert browser.title == 'Analysis of classification'
     images = browser.execute_script('return Array.from(document.images, each => [each.complete, each.naturalWidth])')
     assert len(images) >= 7 and all(complete and width > 0 for complete, width in images)
     assert browser.execute_script('return document.querySelectorAll("section h2").length') == len(TITLES)
-    # Nothing is wider than the window, and collapsed tables open.
+    # Nothing is wider than the window, and collapsed tables can be opened.
     assert browser.execute_script('return document.documentElement.scrollWidth <= window.innerWidth')
     table = browser.find_element('css selector', 'details table')
     assert not table.is_displayed()
@@ -134,7 +134,7 @@ def test_browser_shows_it_all(page_file, browser):
     assert table.is_displayed()
     assert browser.get_log('browser') == []
     events = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
-    # Of this page: Chromium's own start page may still be loading.
+    # Only requests of this page: Chromium's start page may still be loading.
     fetched = [
         event['params']['request']['url']
         for event in events
@@ -143,6 +143,6 @@ def test_browser_shows_it_all(page_file, browser):
     assert [url for url in fetched if not url.startswith('data:')] == [page_file.as_uri()]
 
 
-def test_no_images():
+def test_report_without_images_is_refused():
     with pytest.raises(AnalysisError, match='no images given, expected at least one: give image files'):
         write_report(None, 'config.py', [])

@@ -1,4 +1,4 @@
-"""Similarity maps: their values against the networks' own, and the figures."""
+"""Similarity maps: their values agree with those of the networks; figures."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ MIXES = [
 
 
 def mixes_of(model):
-    """The similarity of every token mix by its own method, in order, from its input while the network runs."""
+    """Return the similarity of every token mix, computed by its method from its input in a forward pass."""
     modules = {name: module for name, module in model.named_modules() if isinstance(module, GlobalContext)}
     with recording(modules, lambda name, module, args, kwargs, output: module.similarity(args[0])[0]) as values:
         run_backbone(model, torch.linspace(-2, 2, 3 * 32 * 48).sin().view(1, 3, 32, 48))
@@ -28,7 +28,7 @@ def mixes_of(model):
 
 
 @torch.no_grad()
-def test_similarity_is_what_the_network_weighs_by():
+def test_similarity_maps_are_the_weights_of_the_global_context():
     model = build_random(fcvit)
     image = torch.linspace(-2, 2, 3 * 32 * 48).sin().view(3, 32, 48)
     maps = similarity_maps(model, image)
@@ -36,7 +36,7 @@ def test_similarity_is_what_the_network_weighs_by():
     assert [tuple(values.shape) for values in maps.values()][::4] == [(4, 8, 12), (4, 2, 3), (4, 1, 2)]
     for values, expected in zip(maps.values(), mixes_of(model)):
         torch.testing.assert_close(values, expected)
-    # The network adds the context vector, weighed by these: with that of one position and the map all are known.
+    # The network adds the context vector, weighted by the similarity map.
     context = model.stages[0].blocks[0].token_mixer.mixes[0].global_context
     with recording({'it': context}, lambda name, module, args, kwargs, output: (args[0], output)) as seen:
         run_backbone(model, image)
@@ -62,7 +62,7 @@ def test_similarity_of_classifiers_detectors_and_segmentors(library, project_net
         assert not values.requires_grad
 
 
-def test_not_applicable_networks_and_layers():
+def test_unsuitable_networks_and_layers_are_refused():
     image = torch.randn(3, 32, 32)
     with pytest.raises(AnalysisError, match='ViT has no similarity maps, expected an FCViT .* attention maps'):
         similarity_maps(build_random(vit), image)
@@ -73,14 +73,14 @@ def test_not_applicable_networks_and_layers():
         similarity_maps(build_random(fcvit), image, ['stages.7'])
 
 
-def test_figures(tmp_path):
+def test_figures_have_titles_and_labels(tmp_path):
     similarity = similarity_maps(build_random(fcvit), torch.randn(3, 32, 48))
     overview = draw_similarity(similarity, IMAGE, 'Title')
     titles = [axes.get_title() for axes in overview.axes]
     assert titles[:6] == ['image', *(f'block {i}\nmix {j}' for i in (1, 2) for j in (1, 2)), '']
     assert overview.get_suptitle() == 'Title'
     assert [axes.get_ylabel() for axes in overview.axes[::5]][:4] == [f'stage {i}' for i in (1, 2, 3, 4)]
-    # Seven blocks do not fit in a row of twelve maps.
+    # The 14 maps of seven blocks do not fit in a row of 12.
     many = draw_similarity(
         {f'stages.0.blocks.{i}.mixes.{j}': torch.randn(2, 2, 2) for i in range(7) for j in (0, 1)}, IMAGE
     )
@@ -97,8 +97,8 @@ def test_figures(tmp_path):
         draw_similarity({}, IMAGE)
 
 
-def test_limits_of_a_shared_scale():
+def test_shared_limits_ignore_outliers():
     values = torch.arange(1001.0)
-    values[-1] = 1e6  # a single peak does not take the colors of the others
+    values[-1] = 1e6  # an outlier does not determine the color scale
     assert shared_limits([values]) == (-980, 980)
     assert shared_limits([torch.zeros(4)]) == (-1, 1)

@@ -1,4 +1,4 @@
-"""Query irrelevance and sparsity: known values, networks of every kind."""
+"""Statistics of query irrelevance and sparsity: values for simple maps, different networks."""
 
 import math
 
@@ -23,7 +23,7 @@ from fcvit_mm.analysis.statistics import (
 )
 
 
-def test_measures_of_known_maps():
+def test_measures_of_simple_maps():
     same = torch.tensor([0.5, 0.25, 0.25, 0.0]).repeat(5, 1)
     different = torch.eye(4)
     uniform = torch.full((3, 8), 1 / 8)
@@ -35,7 +35,7 @@ def test_measures_of_known_maps():
     assert top_share(different).tolist() == [1] * 4
     assert top_share(torch.full((20,), 0.05)).item() == pytest.approx(0.1)
     assert top_share(torch.full((11,), 1 / 11)).item() == pytest.approx(2 / 11)
-    # Three queries, two places: two see the first, one the second. H(2/3, 1/3) - 0, bound log 2.
+    # Two of three queries attend to the first position, one to the second: entropy H(2/3, 1/3) - 0, bound log 2.
     three = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     expected = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)) / math.log(2)
     assert divergence(three).item() == pytest.approx(expected)
@@ -48,7 +48,7 @@ def test_measures_of_a_single_map_are_nan():
     assert pairwise_cosine(one).isnan() and divergence(one / 6).isnan() and entropy(torch.ones(1, 1)).isnan()
 
 
-def test_pairwise_cosine_equals_a_loop():
+def test_pairwise_cosine_agrees_with_a_loop():
     torch.manual_seed(0)
     vectors = torch.randn(2, 6, 9)
     pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
@@ -62,7 +62,7 @@ def attention_of(weights, positions=None, grid=(2, 2)):
     return Attention(weights, positions.view(1, -1), grid)
 
 
-def test_statistics_of_known_attention():
+def test_statistics_of_simple_attention():
     # Two heads: in the first every query attends to token 0, in the second to itself.
     first, second = torch.zeros(4, 4), torch.eye(4)
     first[:, 0] = 1
@@ -79,7 +79,7 @@ def test_statistics_of_known_attention():
             other_share=0,
         )
     )
-    # A class token has half of the weight: it is not in the maps, but in other_share.
+    # The class token has half of the attention: it is not in the maps, but in other_share.
     weights = torch.full((1, 5, 5), 0.125)
     weights[..., 0] = 0.5
     found = of_attention(attention_of(weights, [-1, 0, 1, 2, 3]))
@@ -98,8 +98,8 @@ def test_statistics_of_known_attention():
     )
 
 
-def test_windows_have_equal_weight():
-    """One window is full and attends to one token, two are half padding and attend to themselves."""
+def test_windows_have_equal_weights():
+    """In one window, all tokens attend to the first; in two windows with padding, each token attends to itself."""
     weights = torch.zeros(1, 3, 1, 4, 4)
     weights[:, 0, :, :, 0] = 1
     weights[:, 1:] = torch.eye(4)
@@ -110,17 +110,17 @@ def test_windows_have_equal_weight():
     assert math.isnan(of_attention(Attention(weights[:, :1], padding, (0, 0)))['entropy'])
 
 
-def test_statistics_of_known_similarity():
+def test_statistics_of_simple_similarity_maps():
     maps = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0], [4.0, 0.0, 0.0, 0.0]]).view(1, 3, 2, 2)
     found = of_similarity(maps)
-    cosine = (2 * 1 + 4 * 0.5) / 6  # the first two agree, each meets the third at 60 degrees
+    cosine = (2 * 1 + 4 * 0.5) / 6  # the first two are equal; each has an angle of 60 degrees to the third
     assert found['head_cosine'] == pytest.approx(cosine)
     assert found['entropy'] == pytest.approx(2 / 3) and found['top_share'] == pytest.approx((0.25 * 2 + 1) / 3)
     assert (found['query_cosine'], found['query_divergence'], found['other_share']) == (1, 0, 0)
 
 
 @pytest.mark.parametrize('kind', [*TRANSFORMERS, 'fcvit'])
-def test_networks_of_every_kind(kind):
+def test_statistics_of_different_networks(kind):
     model = build_random(TRANSFORMERS.get(kind, fcvit))
     found = attention_statistics(model, torch.randn(2, 3, 32, 32))
     assert found.kind == ('similarity' if kind == 'fcvit' else 'attention') and found.images == 2
@@ -134,7 +134,7 @@ def test_networks_of_every_kind(kind):
     assert (measured['other_share'] > 0) == (kind in ('vit', 'timm_vit', 'mmpretrain_vit', 'mmpretrain_deit'))
 
 
-def test_mean_over_images_equals_a_batch():
+def test_mean_over_images_agrees_with_a_batch():
     model = build_random(vit)
     first, second = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
     each = [attention_statistics(model, image, ['stages.0.blocks.1']) for image in (first, second)]
@@ -146,7 +146,7 @@ def test_mean_over_images_equals_a_batch():
         mean_statistics([each[0], attention_statistics(model, first)])
 
 
-def test_not_applicable_networks_and_layers():
+def test_unsuitable_networks_and_layers_are_refused():
     with pytest.raises(AnalysisError, match='Convs has neither attention nor similarity maps, expected a ViT'):
         attention_statistics(build_random(Convs), torch.randn(3, 8, 8))
     with pytest.raises(AnalysisError, match="unknown token mix 'blocks.1', expected one of"):
@@ -155,7 +155,7 @@ def test_not_applicable_networks_and_layers():
         draw_statistics({})
 
 
-def test_figure():
+def test_figure_has_labels_and_a_legend():
     image = torch.randn(1, 3, 32, 32)
     found = {
         'FCViT': attention_statistics(build_random(fcvit), image),

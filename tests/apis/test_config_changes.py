@@ -1,4 +1,4 @@
-"""A written fragment turns one config into the other; the changes are named."""
+"""Differences of two configs: their dotted names, and a child config that contains only the changes."""
 
 from mmengine.config import Config
 
@@ -14,8 +14,8 @@ def test_differences_have_dotted_names():
     assert not list(differences(BEFORE, BEFORE))
 
 
-def test_a_fragment_makes_the_other_config(tmp_path):
-    """A backbone is replaced as a whole, and so is a dict that loses an entry."""
+def test_fragment_turns_one_config_into_the_other(tmp_path):
+    """A backbone is replaced completely, and so is a dict from which a key is removed."""
     after = dict(model=dict(backbone=dict(type='B', arch='x'), heads=[dict(a=1)], levels=[1, 2]), lr=dict(value=2))
     (tmp_path / 'before.py').write_text(Config(BEFORE).pretty_text)
     text = fragment(Config(BEFORE), Config(after))

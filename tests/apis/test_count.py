@@ -1,4 +1,4 @@
-"""Counts of parameters, multiply-adds and bytes."""
+"""Numbers of parameters, multiply-adds and bytes."""
 
 import pytest
 import torch
@@ -17,20 +17,20 @@ CONFIGS = ROOT / 'configs'
 
 
 def recorded(task, name):
-    """Return what dev/fill_tables.py counted and wrote; that it is up to date is checked by make lint."""
+    """Return the numbers that dev/fill_tables.py wrote; make lint checks that they are up to date."""
     entries = yaml.safe_load((CONFIGS / task / 'metafile.yml').read_text())['Models']
     (metadata,) = (entry['Metadata'] for entry in entries if entry['Name'] == name)
     return metadata
 
 
 @pytest.mark.parametrize('variant, published', [('tiny', '0.90'), ('b12', '2.65'), ('b24', '5.06'), ('b48', '9.88')])
-def test_published_multiply_adds(variant, published):
+def test_fcvit_multiply_adds_agree_with_published(variant, published):
     assert f'{recorded("classification", f"fcvit_{variant}_in1k")["FLOPs"] / 1e9:.2f}' == published
 
 
 @pytest.fixture(scope='module')
 def tiny():
-    """What is found of a classifier; a random number drawn after it, and what it would have been before."""
+    """Return the counts of a classifier, and a random number drawn after counting and one drawn without it."""
     pytest.importorskip('mmpretrain')
     cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
     torch.manual_seed(3)
@@ -39,7 +39,7 @@ def tiny():
     return measure(cfg), torch.rand(1), expected
 
 
-def test_counts_of_a_classifier_and_of_its_parts(tiny):
+def test_counts_of_a_classifier_and_its_components(tiny):
     found, _, _ = tiny
     table = recorded('classification', 'fcvit_tiny_in1k')
     assert found.shape == (224, 224)
@@ -58,25 +58,25 @@ def test_counts_of_a_classifier_and_of_its_parts(tiny):
     assert sum(part.flops for part in found.parts) == found.flops
 
 
-def test_known_layers_are_counted_exactly(tiny):
-    """The stem by hand: 7x7 convolutions of 3 to 32 channels at 56x56 positions; BatchNorm counts nothing."""
+def test_stem_is_counted_exactly(tiny):
+    """The stem is a 7x7 convolution from 3 to 32 channels at 56x56 positions; BatchNorm has no multiply-adds."""
     found, _, _ = tiny
     assert found.parts[0] == ('stem', 7 * 7 * 3 * 32 + 32 + 2 * 32, 7 * 7 * 3 * 32 * 56 * 56)
 
 
-def test_counting_leaves_no_random_state_behind(tiny):
+def test_counting_does_not_change_the_random_state(tiny):
     _, drawn, expected = tiny
     assert torch.equal(drawn, expected)
 
 
-def test_config_of_another_library():
+def test_unknown_default_scope_is_refused():
     with pytest.raises(UserError, match="default_scope='otherlab', expected one of"):
         measure(Config(dict(default_scope='otherlab', model=dict())))
 
 
 @pytest.mark.parametrize('takes', ['images', 'clips', 'names'])
-def test_a_model_of_another_library(takes):
-    """It is run in the mode 'tensor', on images in the form that it takes."""
+def test_model_of_another_library(takes):
+    """It is run with mode='tensor', on inputs in the format that it accepts."""
     pytest.importorskip('mmdet')
     backbone = dict(type='OtherBackbone', strides=(32,), channels=(24,))
     model = dict(type='OtherPose', backbone=backbone, head=dict(in_channels=24), takes=takes)
@@ -93,8 +93,8 @@ def test_a_model_of_another_library(takes):
         measure(cfg, [16])
 
 
-def test_a_model_of_another_library_that_takes_one_size():
-    """As RTMPose does: the message names the size in the config that runs."""
+def test_model_of_another_library_with_a_fixed_input_size():
+    """RTMPose is such a model. The message names the input size of the config."""
     pytest.importorskip('mmdet')
     backbone = dict(type='OtherBackbone', strides=(32,), channels=(24,))
     model = dict(type='OtherPose', backbone=backbone, head=dict(in_channels=24), size=(4, 3), input_size=(96, 128))
@@ -112,18 +112,18 @@ def test_a_model_of_another_library_that_takes_one_size():
         measure(cfg, [64])
 
 
-def test_a_type_that_nobody_registered():
+def test_unregistered_type_is_refused():
     pytest.importorskip('mmdet')
     with pytest.raises(UserError, match='building the model of the config failed.*NoNet is not in .*custom_imports'):
         measure(Config(dict(default_scope='mmdet', model=dict(type='NoNet'))))
 
 
-def test_bytes_of_one_layer():
-    """A linear layer without bias reads its input and weights and writes its output."""
+def test_bytes_of_a_linear_layer():
+    """Without a bias, it reads its input and weights and writes its output."""
     assert count_traffic(nn.Linear(8, 4, bias=False), torch.ones(2, 8)) == 4 * (2 * 8 + 8 * 4 + 2 * 4)
 
 
-def test_traffic_counts_each_operation_once():
+def test_bytes_count_each_operation_once():
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Flatten(), nn.ReLU()).to('meta')
     pixels = 10 * 10
     convolution = 3 * pixels + 3 * 4 + 4 * pixels
@@ -131,7 +131,7 @@ def test_traffic_counts_each_operation_once():
     assert count_traffic(model, torch.empty(1, 3, 10, 10, device='meta')) == 4 * (convolution + 2 * 4 * pixels)
 
 
-def test_attention_is_counted():
+def test_scaled_dot_product_attention_is_counted():
     class Attention(nn.Module):
         def forward(self, x):
             return nn.functional.scaled_dot_product_attention(x, x, x)
@@ -139,15 +139,15 @@ def test_attention_is_counted():
     assert count_multiply_adds(Attention().eval(), torch.rand(2, 3, 10, 4))[''] == 2 * 3 * 10 * 10 * 4 * 2
 
 
-def test_channels_are_those_of_the_backbone():
+def test_input_channels_of_the_backbone_are_used():
     cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
     cfg.model.backbone.update(in_channels=5, arch=dict(FCViT.arch_settings['tiny'], depths=(1, 1, 1, 1)))
     found = measure(cfg, (64,))
     assert found.channels == 5 and found.parts[0].flops == 7 * 7 * 5 * 32 * 16 * 16
 
 
-def test_masks_are_counted_for_as_many_as_are_detected():
-    """Cascade's three mask heads: four convolutions at 14x14, one to 28x28, and 80 classes there."""
+def test_mask_head_is_counted_for_max_per_img_detections():
+    """Each of three mask heads: four convolutions at 14x14, one upsampling to 28x28, and 80 classes at 28x28."""
     pytest.importorskip('mmdet')
     cfg = load_config(str(CONFIGS / 'detection' / 'cascade_mask_rcnn_fcvit_b24_3x_coco.py'))
     cfg.model.backbone.arch = dict(FCViT.arch_settings['b24'], depths=(1, 1, 1, 1))
@@ -187,12 +187,12 @@ def test_a_segmentor_whose_head_needs_data_samples():
         ('segmentation', 'upernet_dynamic_dwnet_base_ade20k', 1129, 4),
     ],
 )
-def test_counts_beside_those_that_dwnets_authors_publish(task, name, giga, area):
-    """Ours, which dev/fill_tables.py puts in the tables, are up to 2 % less: norms are not among them."""
+def test_dwnet_multiply_adds_agree_with_published(task, name, giga, area):
+    """Ours, which dev/fill_tables.py writes to the tables, are up to 2 % lower, because they do not include norms."""
     assert 0.98 * giga <= recorded(task, name)['FLOPs'] * area / 1e9 <= 1.001 * giga
 
 
-def test_the_model_in_a_model_is_counted(tiny):
+def test_wrapped_model_is_counted(tiny):
     cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
     cfg.model = dict(type='Distilled', architecture=cfg.model)
     assert measure(cfg, [32]).params == tiny[0].params

@@ -33,7 +33,7 @@ def write_video(path, frames=3):
     return path
 
 
-def test_draws_a_video(tmp_path):
+def test_video_is_drawn(tmp_path):
     path = draw_video(lambda image: 255 - image, str(write_video(tmp_path / 'v.mp4')), str(tmp_path / 'out'))
     video = cv2.VideoCapture(path)
     frames = [video.read()[1] for _ in range(int(video.get(cv2.CAP_PROP_FRAME_COUNT)))]
@@ -43,13 +43,13 @@ def test_draws_a_video(tmp_path):
 
 
 @pytest.mark.parametrize('truncated', [False, True])
-def test_a_truncated_video_is_reported(truncated, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr('fcvit_mm.images.reading.say_once', said.append)
+def test_truncated_video_is_reported(truncated, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr('fcvit_mm.images.reading.log_once', logged.append)
     video = tmp_path / 'v.avi'
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
     rng = np.random.default_rng(0)
-    for _ in range(10):  # noise, so that most of the file are frames
+    for _ in range(10):  # noise, so that frames take most of the file
         writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
     writer.release()
     if truncated:
@@ -57,12 +57,12 @@ def test_a_truncated_video_is_reported(truncated, tmp_path, monkeypatch):
     path = draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
     frames = int(cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT))
     expected = f'{video} is truncated or corrupt: {frames} of about 10 frames were decoded. Copy it again'
-    assert [each[: len(expected)] for each in said] == ([expected] if truncated else []) and (
+    assert [each[: len(expected)] for each in logged] == ([expected] if truncated else []) and (
         3 < frames < 8 if truncated else frames == 10
     )
 
 
-def test_names_do_not_collide(folder, tmp_path):
+def test_images_of_the_same_stem_have_different_results(folder, tmp_path):
     for more, added in (((), []), (('a.png.bmp',), ['a.png.bmp.png'])):
         for name in more:
             cv2.imwrite(str(folder / name), np.zeros((8, 8, 3), np.uint8))
@@ -92,7 +92,7 @@ def test_corrupt_images_are_skipped(folder, tmp_path):
     assert len(written) == 2 and len(problems) == 1 and 'b.jpg cannot be decoded' in problems[0]
 
 
-def test_a_model_that_does_not_run_on_an_image_is_no_defect(folder, tmp_path):
+def test_error_of_the_model_names_the_image(folder, tmp_path):
     video = str(write_video(tmp_path / 'v.mp4'))
 
     def draw(image):
@@ -105,12 +105,12 @@ def test_a_model_that_does_not_run_on_an_image_is_no_defect(folder, tmp_path):
     assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
 
 
-def test_the_folder_of_the_images_is_not_written(folder):
+def test_input_folder_is_refused_as_output_folder(folder):
     with pytest.raises(ImageError, match='is the folder of the input images'):
         draw_images(lambda image: image, [str(folder / 'a.jpg')], str(folder))
 
 
-def test_videos_that_cannot_be_drawn_on(tmp_path):
+def test_invalid_videos_are_refused(tmp_path):
     video = write_video(tmp_path / 'v.mp4')
     with pytest.raises(ImageError, match='would be overwritten'):
         draw_video(lambda image: image, str(video), str(tmp_path))
@@ -121,7 +121,7 @@ def test_videos_that_cannot_be_drawn_on(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['grey.jpg', 'rgba.png', 'bands8.tif', 'array25.npy'])
-def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeypatch):
+def test_predictions_are_drawn_on_images_with_any_number_of_channels(name, tmp_path, monkeypatch):
     pytest.importorskip('mmseg')
     path, config = write_segmentor(tmp_path, name)
     meta = dict(dataset_meta=dict(classes=('a', 'b', 'c'), palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]]))
@@ -141,7 +141,7 @@ def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeyp
 
 @pytest.mark.parametrize('wrapped', [False, True])
 @pytest.mark.parametrize('scope', ['mmseg', 'otherlab'])
-def test_models_and_steps_of_libraries_built_on_others_keep_their_scope(scope, wrapped):
+def test_models_and_transforms_of_other_libraries_keep_their_scope(scope, wrapped):
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize'), dict(type='PackSegInputs')]
     dataset = dict(type='BaseSegDataset', pipeline=steps)
     if wrapped:
@@ -154,7 +154,7 @@ def test_models_and_steps_of_libraries_built_on_others_keep_their_scope(scope, w
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
-def test_predictions_are_drawn_by_the_pipeline_of_data_inside_others(wrapped, tmp_path):
+def test_pipeline_of_wrapped_data_sets_is_used(wrapped, tmp_path):
     pytest.importorskip('mmseg')
     path, config = write_segmentor(tmp_path, 'rgba.png')
     torch.save(dict(state_dict=load_network(config).model.state_dict()), tmp_path / 'a.pth')
@@ -168,7 +168,7 @@ def test_predictions_are_drawn_by_the_pipeline_of_data_inside_others(wrapped, tm
 
 
 def test_detectors_are_built_in_the_scope_of_their_config(monkeypatch):
-    """Or a detector of a library built on mmdet is not found."""
+    """Otherwise a detector of a library built on mmdet is not found."""
     apis = pytest.importorskip('mmdet.apis')
     scopes = []
     monkeypatch.setattr(apis, 'DetInferencer', lambda *args, scope, **options: scopes.append(scope))

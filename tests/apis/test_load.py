@@ -1,4 +1,4 @@
-"""Networks with the preparation of their images, against the test pipelines of the libraries."""
+"""Loaded networks prepare images as the test pipelines of the libraries do."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +36,7 @@ CONFIGS = {
 
 @lru_cache(maxsize=None)
 def project_network(library):
-    """A config of the project for a library, and its network with random weights. Not to be changed."""
+    """Return a config of this project for a library, and its network with random weights. Do not change the network."""
     pytest.importorskip(library)
     path = str(ROOT / 'configs' / CONFIGS[library])
     return path, load_network(path)
@@ -52,7 +52,7 @@ def image_file(tmp_path):
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
 @torch.no_grad()
-def test_images_reach_the_network_as_in_its_test(scope, image_file):
+def test_images_are_prepared_as_in_testing(scope, image_file):
     path, network = project_network(scope)
     assert network.checkpoint is None and not network.model.training
     pixels = read_image(image_file)
@@ -76,7 +76,7 @@ def test_images_reach_the_network_as_in_its_test(scope, image_file):
     assert len(network.model.backbone(small.image)[-1]) == 1
 
 
-def test_networks_of_timm(tmp_path, image_file):
+def test_timm_networks(tmp_path, image_file):
     timm = pytest.importorskip('timm')
     model = timm.create_model('deit_tiny_patch16_224', num_classes=7)
     torch.save(dict(model=model.state_dict()), tmp_path / 'deit.pth')
@@ -104,8 +104,8 @@ def test_networks_of_timm(tmp_path, image_file):
         load_network('timm:deit_tiny_patch16_224', options=dict(widht=3, dynamic_img_size=False))
 
 
-def test_a_model_of_another_library(tmp_path):
-    """Its test pipeline may need more than an image, such as the box of a person."""
+def test_model_of_another_library(tmp_path):
+    """Its test pipeline may require more than an image, such as the box of a person."""
     pytest.importorskip('mmdet')
     path = tmp_path / 'pose.py'
     path.write_text(
@@ -124,7 +124,7 @@ def test_a_model_of_another_library(tmp_path):
         network.prepare(image)
 
 
-def test_checkpoints_are_read_and_must_fit(tmp_path):
+def test_checkpoints_are_loaded_and_must_match(tmp_path):
     config, random = project_network('mmpretrain')
     weights = random.model.state_dict()
     torch.save(dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=('a', 'b')))), tmp_path / 'good.pth')
@@ -159,21 +159,21 @@ def test_checkpoints_are_read_and_must_fit(tmp_path):
         (None, None),
     ],
 )
-def test_class_names_of_earlier_versions(meta, names, tmp_path, monkeypatch):
+def test_class_names_in_checkpoints_of_earlier_versions(meta, names, tmp_path, monkeypatch):
     monkeypatch.setattr('fcvit_mm.apis.load.check_fits', lambda model, checkpoint: None)
     model = torch.nn.Linear(2, 2)
     torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'a.pth')
     assert _load_weights(model, str(tmp_path / 'a.pth')) == names
 
 
-def test_images_are_read_fitted_and_padded(tmp_path, image_file):
+def test_images_are_read_cropped_and_padded(tmp_path, image_file):
     pixels = read_image(image_file)
     assert pixels.shape == (60, 80, 3) and np.array_equal(pixels, cv2.imread(image_file)[..., ::-1])
     (tmp_path / 'cut.png').write_bytes(Path(image_file).read_bytes()[:60])
     for name, message in (('cut.png', 'cannot be decoded'), ('none.png', 'does not exist')):
         with pytest.raises(ImageError, match=f'{name} {message}'):
             read_image(str(tmp_path / name))
-    # The centre, with the aspect ratio kept: of 60x80 to 30x30 the central 60x60 at half the size.
+    # The image is resized with the same aspect ratio and center-cropped: 60x80 to 30x40, then to 30x30.
     square = np.zeros((60, 80, 3), np.uint8)
     square[:, 10:70] = 200
     assert (fit_image(square, (30, 30))[:, 4:-4] == 200).all()
@@ -184,7 +184,7 @@ def test_images_are_read_fitted_and_padded(tmp_path, image_file):
         fit_image(square, (0, 5))
 
 
-def test_random_weights_are_the_same_each_time():
+def test_random_weights_are_reproducible():
     pytest.importorskip('timm')
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
@@ -194,7 +194,7 @@ def test_random_weights_are_the_same_each_time():
 
 
 @pytest.mark.parametrize('name', LOADERS)
-def test_images_of_any_channels_reach_the_network_as_in_its_test(name, tmp_path):
+def test_images_with_any_number_of_channels_are_prepared_as_in_testing(name, tmp_path):
     pytest.importorskip('mmseg')
     path, config = write_segmentor(tmp_path, name)
     network = load_network(config)
@@ -208,7 +208,7 @@ def test_images_of_any_channels_reach_the_network_as_in_its_test(name, tmp_path)
     torch.testing.assert_close(prepared.image, network.model.data_preprocessor(samples, False)['inputs'])
     assert prepared.image.shape == (1, channels, 64, 96) and network.in_channels == channels
     assert prepared.pixels.shape == (64, 96, 3) and prepared.pixels.dtype == np.uint8 and np.ptp(prepared.pixels) > 200
-    # What was read gives the same as its file, and every size can be wanted.
+    # An array gives the same result as its file, and any size is possible.
     torch.testing.assert_close(network.prepare(network.read(path)).image, prepared.image)
     assert network.prepare(path, (32, 64)).image.shape == (1, channels, 32, 64)
     colors = np.zeros((40, 60, 3), np.uint8)
@@ -220,7 +220,7 @@ def test_images_of_any_channels_reach_the_network_as_in_its_test(name, tmp_path)
 
 
 @pytest.mark.parametrize('name', ['bands8.tif', 'array25.npy'])
-def test_images_that_the_loading_steps_do_not_read(name, tmp_path, image_file):
+def test_images_that_the_loading_steps_cannot_read(name, tmp_path, image_file):
     pytest.importorskip('mmseg')
     path, config = write_segmentor(tmp_path, name)
     network = load_network(config)
@@ -234,8 +234,8 @@ def test_images_that_the_loading_steps_do_not_read(name, tmp_path, image_file):
 
 
 @pytest.mark.parametrize('settings', [dict(), dict(stats_mode='N', eps=1e-3, requires_grad=True)])
-def test_norms_of_several_processes(settings):
-    """mmcv's MMSyncBN asks for a process group when it is built; here it is an ordinary norm with its settings."""
+def test_mmsyncbn_is_replaced_by_batch_norm(settings):
+    """mmcv's MMSyncBN requires a process group when it is built; its settings are kept."""
     pytest.importorskip('mmseg')
     norm = dict(type='MMSyncBN', **settings)
     config = str(ROOT / 'configs' / CONFIGS['mmseg'])
@@ -259,7 +259,7 @@ def test_norms_of_several_processes(settings):
         (dict(type='FCViT', arch='tiny', in_channels=4), [0.0] * 4, 4),
     ],
 )
-def test_channels_of_the_images(backbone, mean, channels):
+def test_number_of_input_channels(backbone, mean, channels):
     pytest.importorskip('mmpretrain')
     model = dict(type='ImageClassifier', backbone=backbone)
     cfg = Config(dict(default_scope='mmpretrain', model=model))
@@ -268,7 +268,7 @@ def test_channels_of_the_images(backbone, mean, channels):
     assert input_channels(build_model(cfg), cfg) == channels
 
 
-def test_channels_of_a_backbone_that_names_them_itself():
+def test_number_of_input_channels_from_an_attribute():
     class Own(torch.nn.Sequential):
         in_channels = 7
 

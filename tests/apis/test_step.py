@@ -1,4 +1,4 @@
-"""A training step on random images tells which outputs of the backbone are read and which parameters learn."""
+"""A training step on random images finds the used outputs of the backbone and parameters without a gradient."""
 
 import copy
 
@@ -16,7 +16,7 @@ SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(1, 1, 1,
 
 
 def segmentor(**head):
-    """A config of a small segmentor: FCN on the output of ``in_index``."""
+    """Return the config of a small segmentor, whose FCN head reads the output ``in_index``."""
     return Config(
         dict(
             default_scope='mmseg',
@@ -34,7 +34,7 @@ def segmentor(**head):
     )
 
 
-def test_outputs_that_nothing_reads_and_parameters_that_do_not_learn():
+def test_unused_outputs_and_parameters_without_gradient():
     pytest.importorskip('mmseg')
     cfg = segmentor()
     before = copy.deepcopy(cfg.to_dict())
@@ -49,7 +49,7 @@ def test_outputs_that_nothing_reads_and_parameters_that_do_not_learn():
     assert found.losses['loss'] > 0
 
 
-def test_nothing_is_missing_where_all_is_read():
+def test_all_parameters_have_gradients_if_all_outputs_are_used():
     pytest.importorskip('mmseg')
     cfg = segmentor()
     cfg.model.backbone.out_indices, cfg.model.decode_head.in_index = (2,), 0
@@ -57,7 +57,7 @@ def test_nothing_is_missing_where_all_is_read():
     assert found.used_indices == (2,) and found.without_gradient == []
 
 
-def test_the_part_that_does_not_fit_is_named():
+def test_component_that_fails_is_named():
     pytest.importorskip('mmseg')
     with pytest.raises(StepError, match=r'^model.decode_head \(FCNHead\): RuntimeError: .*expected input') as caught:
         try_step(segmentor(in_channels=25))
@@ -86,7 +86,7 @@ def test_batches_of_each_library(task):
         assert sample.gt_sem_seg.data.unique().tolist() == [0, 1]
 
 
-def test_boxes_are_of_the_type_that_the_pipeline_makes():
+def test_boxes_have_the_type_of_the_pipeline():
     boxes = pytest.importorskip('mmdet.structures.bbox')
     from mmdet.structures.bbox import box_type
 
@@ -113,7 +113,7 @@ def test_boxes_are_of_the_type_that_the_pipeline_makes():
         box_type.box_converters.pop('hbox2centered')
 
 
-def test_parts_are_named_as_in_the_config():
+def test_components_are_named_as_in_the_config():
     model = dict(type='Net', roi_head=dict(type='RoI', shared_head=[dict(type='ResLayer', channels=[1, 2])]))
     for name, expected in {
         '': ('model', 'Net'),
@@ -133,7 +133,7 @@ def test_parts_are_named_as_in_the_config():
         ([dict(type='LoadAnnotations', with_seg=True), dict(type='SegRescale', scale_factor=1 / 8)], False, 8),
     ],
 )
-def test_ground_truth_is_what_the_pipeline_loads(steps, masks, side):
+def test_ground_truth_has_what_the_pipeline_loads(steps, masks, side):
     pytest.importorskip('mmdet')
     sample = random_batch(config_of('mmdet', *steps), 64)['data_samples'][0]
     assert ('masks' in sample.gt_instances) == masks
@@ -144,7 +144,7 @@ def test_ground_truth_is_what_the_pipeline_loads(steps, masks, side):
 @pytest.mark.parametrize(
     'steps', [['GenerateEdge'], ['LoadDepthAnnotation'], ['GenerateEdge', 'LoadDepthAnnotation'], []]
 )
-def test_maps_of_edges_and_depths_are_what_the_pipeline_makes(steps):
+def test_edge_and_depth_maps_exist_if_the_pipeline_makes_them(steps):
     pytest.importorskip('mmseg')
     sample = random_batch(config_of('mmseg', *(dict(type=name) for name in steps)), 64)['data_samples'][0]
     assert ('gt_edge_map' in sample) == ('GenerateEdge' in steps)
@@ -153,14 +153,14 @@ def test_maps_of_edges_and_depths_are_what_the_pipeline_makes(steps):
         assert getattr(sample, name).data.shape == (1, 64, 64)
 
 
-def test_the_current_message_hub_comes_back():
+def test_current_message_hub_is_restored():
     before = MessageHub.get_current_instance()
     with step.scope_of_library(config_of('mmdet')):
         assert MessageHub.get_current_instance().get_info('epoch') == 0
     assert MessageHub.get_current_instance() is before and before.get_info('epoch') is None
 
 
-def test_nothing_is_downloaded_and_images_stay_small():
+def test_trial_config_has_no_downloads_and_small_images():
     pretrained = dict(type='Pretrained', checkpoint='https://somewhere/net.pth')
     cfg = Config(
         dict(
@@ -199,7 +199,7 @@ class Model(nn.Module):
         self.backbone = backbone
 
 
-def test_frozen_backbones_and_models_without_one_tell_nothing():
+def test_used_outputs_of_frozen_or_missing_backbones_are_unknown():
     frozen = Model(PlainNet(frozen_stages=2))
     frozen.backbone.requires_grad_(False)
     for model in (frozen, Model(None)):
@@ -210,7 +210,7 @@ def test_frozen_backbones_and_models_without_one_tell_nothing():
         assert step.observed(model, outputs, [], {}).used_indices is None
 
 
-def test_outputs_read_in_any_of_several_passes_count():
+def test_outputs_used_in_any_of_several_passes():
     model = Model(PlainNet())
     with watched_outputs(model) as outputs:
         for index in (0, 1):

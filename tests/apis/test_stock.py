@@ -1,14 +1,14 @@
-"""Another backbone in stock configs: what has to change does, what cannot is named."""
+"""Replacing the backbone of stock configs: everything that depends on it is adapted, or the error names it."""
 
 import pytest
 import torch
 from mmengine.config import Config
-from plain_net import own_rows
+from plain_net import temporary_variants
 
 from fcvit_mm import FCViT
 from fcvit_mm.apis import step
 from fcvit_mm.apis.config_changes import differences, fragment
-from fcvit_mm.apis.rewiring import StockConfigError, misfits
+from fcvit_mm.apis.rewiring import StockConfigError, channel_mismatches
 from fcvit_mm.apis.stock import NORMALIZATION, describe_backbone, find_stock, read_stock, replace_backbone
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
@@ -18,9 +18,9 @@ OURS = (8, 16, 24, 32)
 
 @pytest.fixture(scope='module', autouse=True)
 def small():
-    """A variant of FCViT of few channels: the configs' heads take long enough."""
+    """A variant of FCViT with few channels, to save time."""
     arch = dict(depths=(1, 1, 1, 1), channels=OURS, mlp_ratios=(1, 1, 1, 1))
-    with own_rows():
+    with temporary_variants():
         yield register_variant(
             Variant(
                 'fcvit_small',
@@ -35,7 +35,7 @@ def small():
 
 
 def test_retinanet(tmp_path):
-    """FPN from level 1: the first output is not made; the written fragment and the complete config say the same."""
+    """FPN starts at level 1, so the first output is removed. The child config and the complete config agree."""
     pytest.importorskip('mmdet')
     stock = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     before = stock.to_dict()
@@ -57,11 +57,13 @@ def test_retinanet(tmp_path):
     for path in (own, complete):
         read = Config.fromfile(path)
         found = dict(differences(cfg.to_dict(), read.to_dict()))
-        assert not {name for name in found if not name.endswith('_scope_')}  # which MMEngine adds to a base's dicts
+        assert not {
+            name for name in found if not name.endswith('_scope_')
+        }  # MMEngine adds _scope_ to dicts of a base config
 
 
-def test_pspnet_dilated():
-    """A dilated ResNet becomes output_stride; the unread outputs go, and with them the numbers of the others."""
+def test_dilated_pspnet():
+    """Dilation becomes output_stride; unused outputs are removed, and in_index is adapted."""
     pytest.importorskip('mmseg')
     cfg = replace_backbone('mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024', 'fcvit_small')
     assert cfg.model.pretrained is None and cfg.model.backbone.output_stride == 8
@@ -77,15 +79,15 @@ def test_pspnet_dilated():
         ('ssd/ssd300_coco', r'model\.neck \(SSDNeck\) cannot be built: AssertionError: assert '),
     ],
 )
-def test_what_does_not_fit_is_named(name, part, monkeypatch):
+def test_incompatible_component_is_named(name, part, monkeypatch):
     pytest.importorskip('mmdet')
     monkeypatch.setattr(step, 'SIZES', (64,))
     with pytest.raises(StockConfigError, match=rf'{name.split("/")[1]}.*{part}.*Take another config'):
         replace_backbone(f'mmdet::{name}', 'fcvit_small')
 
 
-def test_a_model_in_another_one():
-    """The detector of a semi-supervised one; the images of both are normalized alike."""
+def test_wrapped_model():
+    """The detector in SoftTeacher; both data preprocessors get the same normalization."""
     pytest.importorskip('mmdet')
     stock = read_stock('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco')
     model = replace_backbone(stock, 'fcvit_small').model
@@ -96,8 +98,8 @@ def test_a_model_in_another_one():
     assert model.data_preprocessor.type == 'MultiBranchDataPreprocessor' and 'mean' not in model.data_preprocessor
 
 
-def test_a_student_that_is_named_by_its_config():
-    """As in MMRazor, whose teacher stays."""
+def test_student_given_by_cfg_path():
+    """As in MMRazor. The teacher is not changed."""
     pytest.importorskip('mmdet')
     teacher = dict(cfg_path='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', pretrained=True)
     student = dict(cfg_path='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', pretrained=False)
@@ -109,7 +111,7 @@ def test_a_student_that_is_named_by_its_config():
     assert '_delete_=True' in fragment(stock, cfg) and 'cfg_path' not in fragment(stock, cfg)
 
 
-def test_configs_and_networks_that_are_not_there(tmp_path):
+def test_unknown_configs_networks_and_options(tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmpretrain')
     with pytest.raises(StockConfigError, match='tood/tood is not a config of the installed mmdet; tood has .*tood_r50'):
@@ -138,7 +140,7 @@ def test_configs_and_networks_that_are_not_there(tmp_path):
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=options)
 
 
-def test_strides_that_a_network_lacks():
+def test_unsupported_strides():
     pytest.importorskip('mmdet')
     cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
     cfg.model.backbone.strides = (2, 2, 2, 2)
@@ -151,8 +153,8 @@ def test_strides_that_a_network_lacks():
         replace_backbone(cfg, 'fcvit_small')
 
 
-def test_networks_have_dense_options():
-    """In detectors and segmentors each gives maps, all of its levels."""
+def test_dense_options_give_four_outputs():
+    """With their options for dense tasks, all networks return maps of strides 4 to 32."""
     pytest.importorskip('timm')
     for variant in {variant.network: variant for variant in reversed(VARIANTS.values())}.values():
         options = {**variant.options, **variant.dense}
@@ -162,7 +164,7 @@ def test_networks_have_dense_options():
         assert network.out_strides == (4, 8, 16, 32), variant.name
 
 
-def test_layer_decay_and_weights_of_the_stock_backbone():
+def test_layer_decay_weights_and_normalization_are_replaced():
     pytest.importorskip('mmdet')
     cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
     cfg.load_from = 'https://somewhere/detector.pth'
@@ -184,7 +186,7 @@ def test_layer_decay_and_weights_of_the_stock_backbone():
 
 
 def other_config(neck='OtherNeck', **options):
-    """A config of a library that is built on mmdet: neck and head multiply numbers of channels by a factor."""
+    """Return a config of a library built on mmdet, whose neck and head multiply their channels by widen_factor."""
     return Config(
         dict(
             default_scope='otherlab',
@@ -201,16 +203,16 @@ def other_config(neck='OtherNeck', **options):
 
 
 @pytest.mark.parametrize('neck', [dict(), dict(neck='AddingNeck', out_channels=[256, 512, 1024])])
-def test_a_library_built_on_mmdet_whose_channels_are_multiplied(neck):
-    """Its data loader, its preprocessor, and modules whose train() returns nothing are asked, too."""
+def test_channels_multiplied_by_widen_factor(neck):
+    """Also with its own data loader and preprocessor, and modules whose train() returns None."""
     pytest.importorskip('mmdet')
     model = replace_backbone(other_config(**neck), 'fcvit_small').model
     expected = [16 / 0.375, 64, 32 / 0.375]
     assert model.backbone.type == 'FCViT' and model.backbone.out_indices == (1, 2, 3)
     assert model.neck.in_channels == model.bbox_head.head_module.in_channels == expected
     assert not neck or model.neck.out_channels == expected
-    assert not list(misfits(model, OURS[1:]))
-    assert [each.expected for each in misfits(model, (16, 24, 48))] == [[16 / 0.375, 64, 128]]
+    assert not list(channel_mismatches(model, OURS[1:]))
+    assert [each.expected for each in channel_mismatches(model, (16, 24, 48))] == [[16 / 0.375, 64, 128]]
 
 
 def pose_config(**options):
@@ -219,16 +221,16 @@ def pose_config(**options):
 
 
 @pytest.mark.parametrize('options', [dict(), dict(takes='clips'), dict(size=(3, 2), input_size=(64, 96))])
-def test_a_model_of_another_library(options):
-    """Its ground truth is unknown: it runs in the mode 'tensor', on images in the form and size that it takes."""
+def test_model_of_another_library(options):
+    """Its ground truth is unknown: it is run with mode='tensor', on inputs in the format and size that it accepts."""
     pytest.importorskip('mmdet')
     model = replace_backbone(pose_config(**options), 'fcvit_small').model
-    assert model.backbone.type == 'FCViT' and model.backbone.out_indices == (3,)  # nothing reads the other map
+    assert model.backbone.type == 'FCViT' and model.backbone.out_indices == (3,)  # the other output is not used
     assert model.head.in_channels == OURS[3]
 
 
-def test_a_backbone_that_returns_one_map():
-    """As those of MMAction2, whose recognizers unpack the map of a type of mmpretrain."""
+def test_backbone_that_returns_a_tensor():
+    """As in MMAction2, whose recognizers unpack the outputs of backbones of mmpretrain."""
     pytest.importorskip('mmpretrain')
     cfg = pose_config(backbone=dict(strides=(32,), channels=(24,), bare=True), takes='clips', unpacks='mmpretrain.')
     cfg.model.data_preprocessor = dict(type='OtherPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)
@@ -240,8 +242,8 @@ def test_a_backbone_that_returns_one_map():
         replace_backbone(cfg, 'fcvit_small')
 
 
-def test_the_order_of_channels_where_the_preprocessor_does_not_change_it():
-    """As MMAction2's, whose videos are read as RGB."""
+def test_preprocessor_without_channel_conversion():
+    """As in MMAction2, which reads videos as RGB."""
     pytest.importorskip('mmdet')
     cfg = pose_config()
     cfg.model.data_preprocessor = dict(type='PlainPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)
@@ -250,14 +252,14 @@ def test_the_order_of_channels_where_the_preprocessor_does_not_change_it():
     )
 
 
-def test_a_backbone_that_mixes_frames():
+def test_backbone_that_mixes_frames_is_refused():
     pytest.importorskip('mmdet')
     with pytest.raises(StockConfigError, match=r'\(OtherBackbone\) mixes the frames .* \(num_segments=8\)'):
         replace_backbone(pose_config(backbone=dict(num_segments=8)), 'fcvit_small')
 
 
-def test_a_backbone_that_ends_before_the_last_stage():
-    """As HRNet in MMPose, whose only output has stride 4: the network would have a single stage."""
+def test_backbone_without_the_later_strides_is_refused():
+    """For example HRNet in MMPose, whose only output has stride 4: only one stage of the network would be used."""
     pytest.importorskip('mmdet')
     with pytest.raises(
         StockConfigError,
@@ -267,8 +269,8 @@ def test_a_backbone_that_ends_before_the_last_stage():
         replace_backbone(pose_config(backbone=dict(strides=(8,), channels=(24,))), 'fcvit_small')
 
 
-def test_a_backbone_that_asks_for_its_key_of_weights():
-    """As TransNeXt's, which takes it out of its keyword arguments."""
+def test_backbone_that_requires_the_key_pretrained():
+    """For example TransNeXt, which pops it from its keyword arguments."""
 
     class Asking(torch.nn.Conv2d):
         def __init__(self, **options):

@@ -11,7 +11,7 @@ from fcvit_mm.app.server import build_server, open_port
 
 
 def write_model(folder, name):
-    """A classifier with random weights, as a run of tools/train.py leaves it."""
+    """Write the config and checkpoint of a classifier with random weights, as tools/train.py does."""
     from fcvit_mm.apis.load import build_model
     from fcvit_mm.engine.config import load_config
 
@@ -31,7 +31,7 @@ def write_model(folder, name):
 
 @pytest.fixture
 def served(tmp_path):
-    """The page with a model that works and one that does not, and its address."""
+    """Serve the page with a valid model and a corrupt one, and return its URL."""
     pytest.importorskip('gradio')
     pytest.importorskip('mmpretrain')
     good = write_model(tmp_path / 'run', 'fcvit_tiny_shapes')

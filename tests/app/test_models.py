@@ -1,4 +1,4 @@
-"""Choosing and loading the models of the page."""
+"""Finding and loading the models of the page."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.errors import UserError
 
 
-def test_models_to_choose_from(tmp_path):
+def test_models_are_found_in_pairs_and_runs(tmp_path):
     for name in ('first', 'second', 'no_checkpoint'):
         (tmp_path / name).mkdir()
         (tmp_path / name / f'{name}.py').touch()
@@ -20,7 +20,7 @@ def test_models_to_choose_from(tmp_path):
     assert list(found) == ['first', 'second']
     assert found['first'].checkpoint.endswith('best_accuracy_top1_epoch_1.pth')
     pair = [str(tmp_path / 'first/first.py'), str(tmp_path / 'first/epoch_1.pth')]
-    # Models of the same name are all offered; a link to a run is the same run.
+    # Models of the same name get different names; a link to a run is not listed again.
     assert list(find_models([*pair, *pair, *pair])) == ['first', 'first, epoch_1.pth', 'first, epoch_1.pth (2)']
     (tmp_path / 'latest').symlink_to('second')
     found = find_models(pair, str(tmp_path))
@@ -39,7 +39,7 @@ def test_models_to_choose_from(tmp_path):
             find_models(pairs, runs)
 
 
-def test_models_that_cannot_be_loaded(tmp_path):
+def test_invalid_models_are_refused(tmp_path):
     pytest.importorskip('mmpretrain')
     config = write_config('classification', tmp_path, tmp_path)
     (tmp_path / 'a.pth').write_text('no checkpoint at all')
@@ -48,13 +48,13 @@ def test_models_that_cannot_be_loaded(tmp_path):
         predictor.load('corrupt')
     with pytest.raises(UserError, match="unknown model 'other', expected one of corrupt"):
         predictor.load('other')
-    # MMEngine would warn alone, and random layers give random predictions.
+    # MMEngine would only log a warning, and predict with random weights.
     torch.save(dict(state_dict={'backbone.stem.proj.weight': torch.ones(1)}), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='a.pth does not fit the config'):
         Predictor(predictor.models, 'cpu').load('corrupt')
 
 
-def test_large_images_are_reduced():
+def test_large_images_are_resized():
     image = np.zeros((30, 40, 3), np.uint8)
     assert shrink(image) is image
     assert shrink(image, 20).shape == (15, 20, 3)

@@ -1,4 +1,4 @@
-"""The page: its text, and how it works in a real browser."""
+"""The page: its messages, and its use in a browser."""
 
 import json
 import shutil
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from image_files import write_bomb
 
-from fcvit_mm.app.page import import_gradio, tell
+from fcvit_mm.app.page import format_message, import_gradio
 from fcvit_mm.errors import UserError
 
 
-def test_text_on_the_page_is_no_markup():
-    assert '<script>' not in tell('<script>a</script>.png is empty.', problem=True)
+def test_text_on_the_page_is_escaped():
+    assert '<script>' not in format_message('<script>a</script>.png is empty.', problem=True)
 
 
-def test_without_gradio(monkeypatch):
+def test_missing_gradio_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(UserError, match=r"Gradio, which is not installed: in .* -e '.\[app\]'"):
         import_gradio()
@@ -58,11 +58,11 @@ def wait(driver, condition, seconds=60):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    # What is found may be replaced before it is read.
+    # Elements may be replaced before they are read.
     return WebDriverWait(driver, seconds, 0.2, [StaleElementReferenceException]).until(condition)
 
 
-def test_in_a_browser(served, browser, tmp_path):
+def test_page_in_a_browser(served, browser, tmp_path):
     from selenium.webdriver.common.by import By
 
     def find(selector):
@@ -108,14 +108,14 @@ def test_in_a_browser(served, browser, tmp_path):
     assert 'bomb.png has 2000x2000 pixels' in message('bomb.png')
     drop(tmp_path / 'large.png')
     wait(browser, lambda _: any('size' in each.text for each in find('.toast-body, [role=alert]')))
-    # A model that cannot be loaded: its own message, and the page stays usable.
+    # A model that cannot be loaded has a message, and the page remains usable.
     find('#model input')[0].click()
     wait(browser, lambda _: [each for each in find('ul[role=listbox] li') if each.text == 'corrupt'])[0].click()
     drop(tmp_path / 'circle.png')
     message('corrupt.pth is text that begins with')
     assert 'Traceback' not in browser.page_source
 
-    # Of this page: the one that a browser starts with asks for this and that.
+    # Only requests of this page: the start page of the browser sends other requests.
     events = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
     urls = {
         each['params']['request']['url']

@@ -1,4 +1,4 @@
-"""The page's server: its address, and what it refuses."""
+"""The server of the page: its port, and the requests that it refuses."""
 
 import json
 import urllib.error
@@ -12,7 +12,7 @@ from fcvit_mm.app.server import open_port
 from fcvit_mm.errors import UserError
 
 
-def test_port_that_is_taken():
+def test_port_in_use_is_reported():
     with open_port('127.0.0.1', 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f'cannot listen on 127.0.0.1, port {port} .* --host and --port'):
@@ -21,14 +21,14 @@ def test_port_that_is_taken():
         open_port('192.0.2.1', None)
 
 
-def test_other_hosts_are_ruled_out(served):
+def test_page_requests_no_other_hosts(served):
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(served, timeout=20) as answer:
         assert "default-src 'self'" in answer.headers['Content-Security-Policy']
         assert b'api.gradio.app' not in answer.read()
 
 
-def test_only_uploads_are_opened(served, tmp_path):
-    """A request that no page makes: a file of the machine in the place of an upload."""
+def test_only_uploaded_files_are_opened(served, tmp_path):
+    """A forged request that names a file of the machine instead of an upload."""
     cv2.imwrite(str(tmp_path / 'private.png'), np.zeros((9, 9, 3), np.uint8))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     upload = dict(path=str(tmp_path / 'private.png'), meta={'_type': 'gradio.FileData'})

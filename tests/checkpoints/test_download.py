@@ -250,5 +250,5 @@ def test_a_terminal_shows_the_progress(server, path, monkeypatch, capsys):
     path.unlink()
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     fetch(server, path)
-    said = capsys.readouterr().err
-    assert 'a.pth' in said and '10.2/10.2 kB' in said
+    output = capsys.readouterr().err
+    assert 'a.pth' in output and '10.2/10.2 kB' in output

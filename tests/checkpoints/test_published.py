@@ -8,7 +8,7 @@ import pytest
 import yaml
 from harness import ROOT
 from uninitialized import uninitialized
-from weights_server import own_weights
+from weights_server import temporary_published
 
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.checkpoints import (
@@ -143,7 +143,7 @@ def test_published_classifier_of_a_variant():
 
 def test_weights_of_another_package():
     row = PublishedWeights('mine', 'fcvit_tiny', 'classifier', 'mine.py', 'https://a.b', 'network.0.0.layer_scale_1')
-    with own_weights():
+    with temporary_published():
         assert register_published(row) is PUBLISHED['mine'] is register_published(row)
         with pytest.raises(
             UserError, match="'mine' of fcvit_tiny are already registered: register these under another"

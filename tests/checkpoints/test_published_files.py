@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
-from plain_net import own_rows
+from plain_net import temporary_variants
 from reference import arguments, published
-from weights_server import own_weights, running
+from weights_server import running, temporary_published
 
 import fcvit_mm
 from fcvit_mm.checkpoints import (
@@ -52,7 +52,7 @@ def micro(tmp_path, monkeypatch):
     monkeypatch.delenv('FCVIT_MM_WEIGHTS', raising=False)
     monkeypatch.setattr('fcvit_mm.checkpoints.download.PAUSES', ())
     cache = tmp_path / 'home' / 'hub' / 'checkpoints'
-    with running() as server, own_rows(), own_weights():
+    with running() as server, temporary_variants(), temporary_published():
         variant = Variant('micro', fcvit_mm.FCViT, dict(arguments(), out_indices=(3,)), 0.9, 'arXiv:0', 'Others')
         register_variant(variant)
         row = PublishedWeights('micro', 'micro', 'classifier', 'micro_in1k.py', 'https://a.b/page', KEY)
@@ -206,10 +206,14 @@ def test_no_network(micro):
     register_published(micro.row._replace(name='lost', address='http://127.0.0.1:9/lost.pth', confirmed=False))
     with pytest.raises(DownloadError) as error:
         read_checkpoint('published:lost')
-    said = str(error.value)
-    assert 'http://127.0.0.1:9/lost.pth could not be downloaded: no connection (' in said and address not in said
-    assert '(its name follows from the network, the publication does not give it). On a machine with internet: ' in said
-    assert f'By hand: open https://a.b/page in a browser, download the checkpoint and save it as {micro.cache}' in said
+    message = str(error.value)
+    assert 'http://127.0.0.1:9/lost.pth could not be downloaded: no connection (' in message and address not in message
+    assert (
+        '(its name follows from the network, the publication does not give it). On a machine with internet: ' in message
+    )
+    assert (
+        f'By hand: open https://a.b/page in a browser, download the checkpoint and save it as {micro.cache}' in message
+    )
 
 
 def test_a_folder_that_cannot_be_written(micro, tmp_path):

@@ -1,4 +1,4 @@
-"""Faster transforms draw what mmdet's draw from the same seed, and make the same samples."""
+"""The faster transforms give the same samples as those of mmdet with the same seed."""
 
 import copy
 
@@ -38,7 +38,7 @@ def sample(masks=3):
 
 @pytest.mark.parametrize('masks', [3, 0, None])
 @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal', ['horizontal', 'vertical']])
-def test_flips_are_those_that_mmdet_draws(direction, masks):
+def test_flips_agree_with_mmdet(direction, masks):
     options = dict(prob=[0.3, 0.3] if isinstance(direction, list) else 0.5, direction=direction)
     pair = [TRANSFORMS.build(dict(type=kind, **options)) for kind in ('FastDetRandomFlip', 'RandomFlip')]
     flipped = 0
@@ -65,6 +65,6 @@ def test_samples_without_masks_are_flipped():
     assert np.array_equal(found['img'], data['img'][:, ::-1]) and 'gt_masks' not in found
 
 
-def test_configs_name_them():
+def test_transforms_can_be_built_by_name():
     names = {name for name, (module, _) in NAMES.items() if module == 'detection_transforms'}
     assert names == {name for name in vars(detection_transforms) if name.startswith('Fast')}

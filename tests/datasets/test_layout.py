@@ -1,4 +1,4 @@
-"""Copies of images in another layout hold the same values."""
+"""Copies of images in another memory layout have the same values."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_flipped_images_become_contiguous(shape, dtype, flip):
     assert found.flags.c_contiguous and found.dtype == dtype and np.array_equal(found, image[flip])
 
 
-def test_other_views_become_contiguous_too():
+def test_other_views_become_contiguous():
     image = np.random.RandomState(0).randint(0, 200, (8, 10, 3)).astype(np.uint8)
     for view in (image[2:6, 1:5], image[2:6, 5:1:-1], image.transpose(1, 0, 2), image[..., ::-1], image[::2, ::-2]):
         assert contiguous(view).flags.c_contiguous and np.array_equal(contiguous(view), view)
@@ -29,7 +29,7 @@ def test_other_views_become_contiguous_too():
 
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('shape', [(7, 9, 3), (7, 9, 1), (7, 9, 25), (7, 9), (0, 9, 3)])
-def test_channels_first_in_memory(shape, dtype):
+def test_channels_first_changes_the_memory_layout_only(shape, dtype):
     image = np.random.RandomState(0).randint(0, 200, shape).astype(dtype)
     found = ChannelsFirst()(dict(img=image[::-1], other=1))
     assert found['other'] == 1 and found['img'].dtype == dtype and np.array_equal(found['img'], image[::-1])
@@ -37,7 +37,7 @@ def test_channels_first_in_memory(shape, dtype):
         assert found['img'].transpose(2, 0, 1).flags.c_contiguous
 
 
-def test_samples_without_an_image_stay():
+def test_samples_without_an_image_are_not_changed():
     assert ChannelsFirst()(dict(points=3)) == dict(points=3)
     assert repr(ChannelsFirst()) == 'ChannelsFirst()'
 
@@ -45,7 +45,7 @@ def test_samples_without_an_image_stay():
 @pytest.mark.parametrize(
     'scope, kind', [('mmpretrain', 'PackInputs'), ('mmdet', 'PackDetInputs'), ('mmseg', 'PackSegInputs')]
 )
-def test_packed_samples_are_the_same(scope, kind):
+def test_packed_inputs_are_the_same(scope, kind):
     pytest.importorskip(scope)
     from mmengine.registry import TRANSFORMS, DefaultScope
     from mmengine.utils import import_modules_from_strings

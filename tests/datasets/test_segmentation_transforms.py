@@ -1,4 +1,4 @@
-"""Faster transforms draw what mmseg's draw from the same seed, and make the same images and maps."""
+"""The faster transforms give the same images and maps as those of mmseg with the same seed."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ def scope():
 
 
 def sample(seed, height=60, width=80, classes=5):
-    """Return an image and its map: blocks of classes, some ignored."""
+    """Return an image and its segmentation map with blocks of classes, some of them ignored."""
     draw = np.random.RandomState(seed)
     colors = draw.randint(0, 256, (6, 8, 3)).astype(np.uint8)
     image = cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -33,7 +33,7 @@ def both(fast, stock, **options):
     return TRANSFORMS.build(dict(type=fast, **options)), TRANSFORMS.build(dict(type=stock, **options))
 
 
-def test_colors_are_mmsegs_to_the_last_bit():
+def test_photometric_distortion_agrees_with_mmseg():
     pair = both('FastPhotoMetricDistortion', 'PhotoMetricDistortion')
     changed = 0
     for index in range(80):
@@ -44,19 +44,19 @@ def test_colors_are_mmsegs_to_the_last_bit():
             made.append(transform(dict(data, img=data['img'].copy() if transform is pair[1] else data['img']))['img'])
             states.append(np.random.get_state()[1:])
         assert np.array_equal(*made) and made[0].dtype == np.uint8
-        assert all(np.array_equal(a, b) for a, b in zip(*states)), 'other draws'
+        assert all(np.array_equal(a, b) for a, b in zip(*states)), 'different random numbers'
         changed += not np.array_equal(made[0], data['img'])
     assert changed > 60
 
 
-def test_each_value_is_mmsegs():
+def test_all_8_bit_values_agree_with_mmseg():
     fast, stock = both('FastPhotoMetricDistortion', 'PhotoMetricDistortion')
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for alpha, beta in ((1, 31.7), (1, -32), (0.5, 0), (1.4999, 0), (1, 0)):
         assert np.array_equal(fast.convert(values, alpha, beta), stock.convert(values, alpha, beta))
 
 
-def test_images_of_other_kinds_go_mmsegs_way():
+def test_other_images_use_the_transform_of_mmseg():
     pair = both('FastPhotoMetricDistortion', 'PhotoMetricDistortion')
     for index in range(8):
         made = []
@@ -67,7 +67,7 @@ def test_images_of_other_kinds_go_mmsegs_way():
 
 
 @pytest.mark.parametrize('ratio, ignored, size', [(0.75, 255, 32), (0.3, 255, (20, 32)), (0.6, 2, 64), (1.0, 255, 32)])
-def test_crops_are_those_that_mmseg_draws(ratio, ignored, size):
+def test_crops_agree_with_mmseg(ratio, ignored, size):
     fast, stock = both(
         'FastSegRandomCrop',
         'RandomCrop',
@@ -81,12 +81,12 @@ def test_crops_are_those_that_mmseg_draws(ratio, ignored, size):
             np.random.seed(index)
             made.append(transform(sample(index, classes=1 + index % 5)))
             states.append(np.random.get_state()[1:])
-        assert all(np.array_equal(a, b) for a, b in zip(*states)), 'other draws'
+        assert all(np.array_equal(a, b) for a, b in zip(*states)), 'different random numbers'
         assert np.array_equal(made[0]['img'], made[1]['img']) and made[0]['img_shape'] == made[1]['img_shape']
         assert np.array_equal(made[0]['gt_seg_map'], made[1]['gt_seg_map'])
 
 
-def test_maps_of_other_kinds_go_mmsegs_way():
+def test_other_maps_use_the_transform_of_mmseg():
     fast, stock = both('FastSegRandomCrop', 'RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75)
     for index in range(5):
         made = []
@@ -98,6 +98,6 @@ def test_maps_of_other_kinds_go_mmsegs_way():
         assert np.array_equal(*made)
 
 
-def test_configs_name_them():
+def test_transforms_can_be_built_by_name():
     names = {name for name, (module, _) in NAMES.items() if module == 'segmentation_transforms'}
     assert names == {name for name in vars(segmentation_transforms) if name.startswith('Fast')}

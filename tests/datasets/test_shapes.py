@@ -15,7 +15,7 @@ def contents(root):
 
 
 @pytest.mark.parametrize('kind', list(KINDS))
-def test_same_arguments_give_the_same_bytes_and_another_seed_others(kind, tmp_path):
+def test_same_arguments_give_the_same_files(kind, tmp_path):
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
         assert generate(kind, tmp_path / name, 4, 2, 64, seed)
     a, b, c = (contents(tmp_path / name) for name in 'abc')
@@ -23,14 +23,14 @@ def test_same_arguments_give_the_same_bytes_and_another_seed_others(kind, tmp_pa
     assert a.keys() == c.keys() and all(a[name] != c[name] for name in a if name.endswith('.jpg'))
 
 
-def test_images_do_not_depend_on_how_many_there_are(tmp_path):
+def test_images_do_not_depend_on_their_number(tmp_path):
     generate('coco', tmp_path / 'few', 2, 1, 64)
     generate('coco', tmp_path / 'many', 4, 1, 64)
     few, many = contents(tmp_path / 'few'), contents(tmp_path / 'many')
     assert all(many[name] == few[name] for name in few if name.endswith('.jpg'))
 
 
-def test_boxes_areas_and_polygons_agree_with_what_is_visible(tmp_path):
+def test_boxes_areas_and_polygons_agree_with_the_visible_shapes(tmp_path):
     mask_api = pytest.importorskip('pycocotools.mask')
     generate('coco', tmp_path / 'coco', 20, 1, 128)
     content = json.loads((tmp_path / 'coco/annotations/instances_train2017.json').read_text())
@@ -58,7 +58,7 @@ def test_boxes_areas_and_polygons_agree_with_what_is_visible(tmp_path):
             )
 
 
-def test_a_second_run_writes_nothing_and_other_arguments_replace(tmp_path):
+def test_second_run_writes_only_if_arguments_changed(tmp_path):
     root = tmp_path / 'data'
     assert generate('imagenet', root, 5, 5, 64)
     before = {path: path.stat().st_mtime_ns for path in root.rglob('*')}
@@ -69,7 +69,7 @@ def test_a_second_run_writes_nothing_and_other_arguments_replace(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
-def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
+def test_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     root = tmp_path / 'data'
     generate('coco', root, 2, 1, 64)
     before = contents(root)
@@ -82,8 +82,8 @@ def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
-def test_a_link_keeps_its_target(tmp_path):
-    """The target may be on another disk, empty or not there yet."""
+def test_symbolic_link_is_kept(tmp_path):
+    """The target may be on another disk, empty or missing."""
     (tmp_path / 'disk' / 'empty').mkdir(parents=True)
     for name in ('empty', 'new'):
         root, target = tmp_path / f'to_{name}', tmp_path / 'disk' / name
@@ -94,7 +94,7 @@ def test_a_link_keeps_its_target(tmp_path):
     assert sorted(path.name for path in (tmp_path / 'disk').iterdir()) == ['empty', 'new']
 
 
-def test_a_folder_that_cannot_be_replaced_is_left_as_it_is(tmp_path, monkeypatch):
+def test_folder_that_cannot_be_replaced_is_not_changed(tmp_path, monkeypatch):
     (tmp_path / 'data').mkdir()
     monkeypatch.chdir(tmp_path / 'data')
     with pytest.raises(shapes.WriteError, match='^. could not be written: Device or resource busy'):
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_replaced_is_left_as_it_is(tmp_path, monkeypatch
         (errno.EROFS, 'data could not be written: Read-only file system: give another folder$'),
     ],
 )
-def test_the_message_depends_on_why_it_could_not_be_written(error, message, tmp_path, monkeypatch):
+def test_write_errors_are_explained(error, message, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(error, os.strerror(error))
 
@@ -118,7 +118,7 @@ def test_the_message_depends_on_why_it_could_not_be_written(error, message, tmp_
         generate('coco', tmp_path / 'data', 2, 1, 64)
 
 
-def test_what_was_not_generated_is_left_alone(tmp_path):
+def test_other_folders_are_not_overwritten(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
     with pytest.raises(FileExistsError, match='not a generated data set.*shapes.json'):
         generate('coco', tmp_path, 2, 1, 64)
@@ -135,13 +135,13 @@ def test_what_was_not_generated_is_left_alone(tmp_path):
         (dict(seed=-1), 'seed is -1, expected 0 or more'),
     ],
 )
-def test_arguments_that_cannot_work(arguments, message, tmp_path):
+def test_invalid_arguments_are_refused(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         generate(**dict(dict(kind='coco', root=tmp_path / 'data'), **arguments))
     assert not list(tmp_path.iterdir())
 
 
-def test_mmpretrain_opens_it(tmp_path):
+def test_mmpretrain_loads_the_data_set(tmp_path):
     datasets = pytest.importorskip('mmpretrain.datasets')
     generate('imagenet', tmp_path / 'data', 10, 5, 64)
     dataset = datasets.ImageNet(data_root=str(tmp_path / 'data'), split='train', metainfo=dict(classes=CLASSES))
@@ -149,7 +149,7 @@ def test_mmpretrain_opens_it(tmp_path):
     assert all(CLASSES[dataset[i]['gt_label']] in dataset[i]['img_path'] for i in range(10))
 
 
-def test_mmdet_opens_it(tmp_path):
+def test_mmdet_loads_the_data_set(tmp_path):
     datasets = pytest.importorskip('mmdet.datasets')
     generate('coco', tmp_path / 'data', 6, 2, 64)
     dataset = datasets.CocoDataset(
@@ -165,7 +165,7 @@ def test_mmdet_opens_it(tmp_path):
         assert [instance['bbox_label'] for instance in dataset[index]['instances']] == scene.labels
 
 
-def test_mmseg_opens_it_and_labels_stand_where_the_shapes_are(tmp_path):
+def test_mmseg_loads_the_data_set_with_the_right_labels(tmp_path):
     datasets = pytest.importorskip('mmseg.datasets')
     generate('ade20k', tmp_path / 'data', 3, 2, 64)
     dataset = datasets.BaseSegDataset(

@@ -1,4 +1,4 @@
-"""Faster transforms draw what mmpretrain's draw from the same seed, and make the same images."""
+"""The faster transforms give the same images as those of mmpretrain with the same seed."""
 
 import copy
 import pickle
@@ -39,7 +39,7 @@ def scope():
 
 
 def photograph(seed, height=64, width=80, low=0, high=255):
-    """Return an image with edges and gradients, of values within two bounds."""
+    """Return an image with edges and gradients and values from ``low`` to ``high``."""
     draw = np.random.RandomState(seed)
     small = draw.randint(low, high + 1, (5, 6, 3)).astype(np.uint8)
     image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -47,7 +47,7 @@ def photograph(seed, height=64, width=80, low=0, high=255):
     return np.clip(image + noise, low, high).astype(np.uint8)
 
 
-#: Ordinary, dark and flat ones, of one value, of two, of one color.
+#: Ordinary images, one with low contrast, and images of one value, one color and two values.
 IMAGES = [photograph(seed) for seed in range(4)] + [photograph(5, low=90, high=100), photograph(6, 224, 224)]
 IMAGES += [np.full((16, 16, 3), 7, np.uint8), np.full((16, 16, 3), (0, 128, 255), np.uint8)]
 IMAGES += [np.where(np.arange(256).reshape(16, 16, 1) < 9, 3, 200).astype(np.uint8).repeat(3, 2)]
@@ -59,7 +59,7 @@ def seed(number):
 
 
 @pytest.mark.parametrize('number', range(15))
-def test_each_operation_is_the_librarys_to_the_last_bit(number):
+def test_each_operation_agrees_with_mmpretrain(number):
     fast, stock = (
         TRANSFORMS.build(dict(type=kind, **copy.deepcopy(AUGMENT))) for kind in ('FastRandAugment', 'RandAugment')
     )
@@ -71,13 +71,13 @@ def test_each_operation_is_the_librarys_to_the_last_bit(number):
         state = np.random.get_state()[1:]
         seed(index)
         found = fast.faster[number](dict(img=image.copy()))['img']
-        assert all(np.array_equal(a, b) for a, b in zip(state, np.random.get_state()[1:])), 'other draws'
+        assert all(np.array_equal(a, b) for a, b in zip(state, np.random.get_state()[1:])), 'different random numbers'
         assert found.dtype == np.uint8 and np.array_equal(found, expected)
         changed += not np.array_equal(found, image)
     assert changed > 3
 
 
-def test_what_the_library_calls_in_mmcv_is_what_these_functions_compute():
+def test_image_functions_agree_with_mmcv():
     for image in IMAGES:
         assert np.array_equal(transforms.auto_contrast(image), mmcv.auto_contrast(image))
         assert np.array_equal(transforms.equalize(image), mmcv.imequalize(image))
@@ -87,7 +87,7 @@ def test_what_the_library_calls_in_mmcv_is_what_these_functions_compute():
             assert np.array_equal(transforms.adjust_sharpness(image, factor), mmcv.adjust_sharpness(image, factor))
 
 
-def test_augmentation_draws_and_computes_what_the_librarys_does():
+def test_rand_augment_agrees_with_mmpretrain():
     fast, stock = (
         TRANSFORMS.build(dict(type=kind, **copy.deepcopy(AUGMENT))) for kind in ('FastRandAugment', 'RandAugment')
     )
@@ -96,14 +96,14 @@ def test_augmentation_draws_and_computes_what_the_librarys_does():
         images = []
         for augment in (fast, stock):
             seed(index)
-            # A flip that NumPy only notes, as mmcv's does.
+            # A flip as a view with negative strides, as mmcv makes it.
             images.append(augment(dict(img=IMAGES[index % len(IMAGES)][:, ::-1]))['img'])
         assert np.array_equal(*images)
 
 
 @pytest.mark.parametrize('interpolation', transforms.INTERPOLATIONS)
 @pytest.mark.parametrize('size', [(64, 80), (300, 410), (5, 7), (33, 32)])
-def test_resizing_is_pillows_but_for_rounding(size, interpolation):
+def test_resizing_agrees_with_pillow_up_to_rounding(size, interpolation):
     image = photograph(8, *size)
     found = transforms.resize(image, 48, 40, interpolation)
     expected = mmcv.imresize(image, (40, 48), interpolation=interpolation, backend='pillow')
@@ -111,7 +111,7 @@ def test_resizing_is_pillows_but_for_rounding(size, interpolation):
     assert found.flags.c_contiguous and difference.max() <= 2 and (difference > 0).mean() < 0.02
 
 
-def test_resizing_takes_any_strides():
+def test_resizing_accepts_any_strides():
     image = photograph(9)
     part = image[3:50, 5:70]
     assert np.array_equal(
@@ -122,7 +122,7 @@ def test_resizing_takes_any_strides():
     )
 
 
-def test_crops_are_those_that_the_library_draws():
+def test_crops_agree_with_mmpretrain():
     options = dict(scale=32, crop_ratio_range=(0.08, 1.0))
     fast = TRANSFORMS.build(dict(type='FastRandomResizedCrop', interpolation=['bilinear', 'bicubic'], **options))
     stock = TRANSFORMS.build(
@@ -150,12 +150,12 @@ def test_crops_are_those_that_the_library_draws():
 
 
 @pytest.mark.parametrize('interpolation', ['lanczos', [], ['bilinear', 'nearest']])
-def test_another_interpolation_is_named(interpolation):
+def test_unsupported_interpolation_is_refused(interpolation):
     with pytest.raises(UserError, match=r"expected one of bilinear, bicubic; RandomResizedCrop\(backend='pillow'\)"):
         transforms.FastRandomResizedCrop(32, interpolation=interpolation)
 
 
-def test_images_of_other_kinds_go_the_librarys_way():
+def test_other_images_use_the_transform_of_mmpretrain():
     grey = photograph(3)[..., 0]
     fast = transforms.FastRandomResizedCrop(32, interpolation='bicubic')
     stock = library.RandomResizedCrop(32, interpolation='bicubic', backend='pillow')
@@ -168,7 +168,7 @@ def test_images_of_other_kinds_go_the_librarys_way():
 
 
 @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
-def test_flips_are_those_that_the_library_draws(direction):
+def test_flips_agree_with_mmpretrain(direction):
     fast = TRANSFORMS.build(dict(type='FastRandomFlip', prob=0.3, direction=direction))
     stock = TRANSFORMS.build(dict(type='RandomFlip', prob=0.3, direction=direction))
     flipped = 0
@@ -183,7 +183,7 @@ def test_flips_are_those_that_the_library_draws(direction):
     assert 0 < flipped < 40
 
 
-def test_noise_of_erasing_is_of_the_librarys_distribution():
+def test_noise_of_erasing_has_the_distribution_of_mmpretrain():
     fast, stock = (
         TRANSFORMS.build(dict(type=kind, erase_prob=1.0, **ERASING)) for kind in ('FastRandomErasing', 'RandomErasing')
     )
@@ -195,7 +195,7 @@ def test_noise_of_erasing_is_of_the_librarys_distribution():
             image = np.full((96, 96, 3), marker, np.uint8)
             found.append(erasing(dict(img=image))['img'])
         values[erasing] = np.stack(found)
-    # The same places: what neither touches, but for values of the noise that are the marker's.
+    # The erased regions are the same, except where the noise happens to have the marker's value.
     places = [(each != 1).any(-1) for each in values.values()]
     assert (places[0] != places[1]).mean() < 1e-3
     histograms = [np.bincount(each[place].ravel(), minlength=256) for each, place in zip(values.values(), places)]
@@ -207,7 +207,7 @@ def test_noise_of_erasing_is_of_the_librarys_distribution():
     assert (constant(dict(img=IMAGES[0].copy()))['img'] == (1, 2, 3)).all(-1).any()
 
 
-def test_configs_name_them_without_importing_mmpretrain_first():
+def test_transforms_can_be_built_before_mmpretrain_is_imported():
     names = {name for name, (module, _) in NAMES.items() if module == 'transforms'}
     assert names == {name for name in vars(transforms) if name.startswith('Fast')}
     for name in names:
@@ -216,7 +216,7 @@ def test_configs_name_them_without_importing_mmpretrain_first():
     assert isinstance(built, library.RandomErasing)
 
 
-def test_pipelines_reach_workers_that_are_spawned():
+def test_pipelines_can_be_pickled_for_spawned_workers():
     augment = TRANSFORMS.build(dict(type='FastRandAugment', **copy.deepcopy(AUGMENT)))
     crop = TRANSFORMS.build(dict(type='FastRandomResizedCrop', scale=32, interpolation=['bilinear', 'bicubic']))
     flip = TRANSFORMS.build(dict(type='FastRandomFlip', prob=0.5))

@@ -1,4 +1,4 @@
-"""The lint of configs, tables and metafiles finds what it is for."""
+"""The lint of configs, tables and metafiles reports problems."""
 
 import importlib
 
@@ -21,7 +21,7 @@ def check_configs(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path):
-    """A project of one config that is in order."""
+    """A project with one valid config."""
     folder = tmp_path / 'configs' / 'classification'
     (folder / '_base_').mkdir(parents=True)
     (folder / '_base_' / 'default_runtime.py').write_text(CONFIG)
@@ -34,8 +34,8 @@ def project(tmp_path):
     return tmp_path
 
 
-def test_a_project_in_order(project):
-    """This project's own configs are checked by ``make lint``."""
+def test_valid_project_has_no_problems(project):
+    """``make lint`` checks the configs of this project."""
     assert run_tool('check_configs.py', '--root', project).stdout == '1 configs are in order\n'
 
 
@@ -58,12 +58,12 @@ def test_a_project_in_order(project):
         ),
     ],
 )
-def test_what_is_wrong_is_named(check_configs, project, name, text, problem):
+def test_problems_are_reported(check_configs, project, name, text, problem):
     (project / 'configs' / 'classification' / name).write_text(text)
     with pytest.raises(UserError, match=problem):
         check_configs.main(['--root', str(project)])
 
 
-def test_data_sets_that_the_project_makes_need_no_table(check_configs, project):
+def test_configs_for_generated_data_sets_need_no_table(check_configs, project):
     (project / 'configs' / 'classification' / 'net_tiny_shapes.py').write_text(LEAF)
     assert check_configs.find_problems(project) == []

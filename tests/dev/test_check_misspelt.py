@@ -16,7 +16,7 @@ def test_counts_configs_and_warnings(tmp_path):
     assert [line for line in lines if 'configs' in line][0] == 'mmpretrain: 2 configs' and lines[-1] == '0 warnings'
 
 
-def test_parts_are_set_to_none():
+def test_option_without_sets_parts_to_none():
     model = ConfigDict(roi_head=[dict(mask_head=dict(a=1), b=2)], mask_head=3)
     check_misspelt.without_parts(model, ['mask_head'])
     assert model == dict(roi_head=[dict(mask_head=None, b=2)], mask_head=None)

@@ -1,4 +1,4 @@
-"""Runs that are killed and resumed: a handful, of one task. dev/check_resume.py does more."""
+"""dev/check_resume.py with a few killed and resumed runs of one task."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def check(tmp_path_factory):
     return run
 
 
-def test_killed_runs_end_as_if_nothing_had_happened(check):
+def test_killed_and_resumed_runs_have_the_same_result(check):
     pytest.importorskip(LIBRARIES['classification'])
     found, done = check('classification', '--kills', 3, '--per-run', 3)
     counts = found.pop('classification')
@@ -26,12 +26,12 @@ def test_killed_runs_end_as_if_nothing_had_happened(check):
     assert '| task | SIGKILLs |' in done.stdout
 
 
-def test_unknown_task():
+def test_unknown_task_is_refused():
     done = run_tool('../dev/check_resume.py', 'tracking', check=False)
     assert isinstance(done, subprocess.CompletedProcess) and done.returncode == 1
     assert "unknown task 'tracking', expected some of ['classification', 'detection', 'segmentation']" in done.stdout
 
 
-def test_results_that_cannot_be_written_are_found_first(tmp_path):
+def test_output_path_is_checked_first(tmp_path):
     done = run_tool('../dev/check_resume.py', '--kills', 1, '--out', tmp_path, check=False)
     assert done.returncode == 1 and f'{tmp_path} could not be written: Is a directory' in done.stdout

@@ -1,4 +1,4 @@
-"""The stock configs that are tried: the rows, the table, and that a configuration that cannot train is not passed."""
+"""Tests of stock configs with other backbones: the rows, the table in the docs, and failures."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from fcvit_mm.apis.stock import find_stock
 from fcvit_mm.errors import UserError
 
-#: Its processes import the module by its name.
+#: Processes of the command import the module by its name.
 sys.path.append(str(ROOT / 'dev'))
 stock = importlib.import_module('check_stock_configs')
 
@@ -23,7 +23,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize('library', METHODS)
-def test_rows_are_there(library):
+def test_rows_cover_these_methods(library):
     pytest.importorskip(library)
     rows = [row for row in stock.ROWS if row.config.startswith(f'{library}::')]
     for method in METHODS[library].split(', '):
@@ -32,7 +32,7 @@ def test_rows_are_there(library):
         find_stock(config)
 
 
-def test_the_page_has_every_row():
+def test_documentation_has_every_row():
     page = (ROOT / 'docs' / 'stock_configs.md').read_text()
     lines = [line.split(' | ') for line in page.splitlines() if line.startswith('| ')]
     for row in stock.ROWS:
@@ -42,8 +42,8 @@ def test_the_page_has_every_row():
     assert tried + page.count(f' | {stock.NOT_TRIED} | ') == len(stock.ROWS) and tried > len(stock.ROWS) / 3
 
 
-def test_table():
-    """Rows that are tried get their lines, the others keep theirs, and what is no row any more goes."""
+def test_table_is_updated():
+    """Lines of tested rows are replaced, other lines are kept, and lines without a row are removed."""
     first, second, third = stock.ROWS[:3]
     page = f'before\n{stock.BEGIN}{stock.begin_of(second)}old |\n| gone |\n{stock.END}after'
     results = [
@@ -63,12 +63,12 @@ def test_table():
         stock.fill('nothing', results)
 
 
-def test_an_unknown_row_is_named():
+def test_unknown_row_is_refused():
     with pytest.raises(UserError, match='--only Nothing matches no row; the methods are Faster R-CNN, '):
         stock.main(['--only', 'Nothing'])
 
 
-def test_a_failure_is_a_result(tmp_path):
+def test_failure_is_a_result(tmp_path):
     found = stock.check(stock.Row('None', 'mmdet::no/config'), tmp_path)
     assert 'is not a config of the installed mmdet' in found.error and not found.predicts
 
@@ -92,8 +92,8 @@ def test_predictions_are_described():
 
 
 @pytest.mark.parametrize('indices, in_index', [((2,), 0), ((1, 2), 1)])
-def test_two_processes(tmp_path, indices, in_index):
-    """An output that nothing reads makes the second step fail."""
+def test_training_with_two_processes(tmp_path, indices, in_index):
+    """With an unused output, the second step fails."""
     pytest.importorskip('mmseg')
     pytest.importorskip('mmdet')
     cfg = Config(

@@ -1,4 +1,4 @@
-"""Stock models that are tried as they are: which ones, what is said of those that fail, and what a log is for."""
+"""Tests of unchanged stock models: selection, kinds of failures, log."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ def tool(monkeypatch):
 
 
 @pytest.mark.parametrize('library, folder', [('mmdet', 'yolof'), ('mmseg', 'twins')])
-def test_one_config_of_each_folder(tool, library, folder):
+def test_one_config_per_folder_is_selected(tool, library, folder):
     pytest.importorskip(library)
     names = list(tool.first_of_folders(library, folder))
     folders = [name.partition('::')[2].partition('/')[0] for name in names]
@@ -30,7 +30,7 @@ def test_one_config_of_each_folder(tool, library, folder):
     assert len(list(tool.first_of_folders(library))) > 40
 
 
-def test_failures_have_kinds(tool):
+def test_kinds_of_failures(tool):
     def chained(first):
         try:
             raise ValueError('outside') from first
@@ -45,7 +45,7 @@ def test_failures_have_kinds(tool):
 
 
 class Model(torch.nn.Module):
-    """A model that a missing operator, or a loss, fails."""
+    """A model that may raise an error or return an invalid loss."""
 
     def __init__(self, error=None, loss=1.0):
         super().__init__()
@@ -75,7 +75,7 @@ class Model(torch.nn.Module):
         (Model(loss=float('nan')), 'yes', 'UserError: not finite: loss', 'other'),
     ],
 )
-def test_outcomes(tool, monkeypatch, model, predicts, trains, kind):
+def test_results_of_prediction_and_training(tool, monkeypatch, model, predicts, trains, kind):
     pytest.importorskip('mmdet')
     monkeypatch.setattr(tool, 'build_random', lambda cfg, size: model)
     result = tool.try_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
@@ -84,8 +84,8 @@ def test_outcomes(tool, monkeypatch, model, predicts, trains, kind):
 
 
 @pytest.mark.parametrize('on_gpu', [False, True])
-def test_values(tool, monkeypatch, on_gpu):
-    """Of the losses and gradients; the predictions are the samples themselves, with their boxes and classes."""
+def test_values_of_predictions_losses_and_gradients(tool, monkeypatch, on_gpu):
+    """The model returns the ground truth as its predictions."""
     pytest.importorskip('mmdet')
     devices = []
 
@@ -124,12 +124,12 @@ def test_values_of_two_logs_are_compared(tool, monkeypatch, tmp_path, capsys):
     assert tool.compare([], []) == 'compared: 0 configs, largest relative difference 0.0e+00'
 
 
-def test_a_part_of_other_configs_is_named(tool):
+def test_config_without_a_model_is_reported(tool):
     pytest.importorskip('mmdet')
     assert 'no model: a part of other configs' in tool.try_config('mmdet::common/ms_3x_coco.py').predicts
 
 
-def test_models_that_track_get_a_video(tool):
+def test_tracking_models_get_a_video(tool):
     pytest.importorskip('mmdet')
     cfg = Config(dict(default_scope='mmdet', model=dict(data_preprocessor=dict(type='TrackDataPreprocessor'))))
     batch = tool.batch_for(cfg, 32)
@@ -145,11 +145,11 @@ def test_semi_supervised_models_are_trained_on_three_branches(tool):
         assert list(batch[key]) == ['sup', 'unsup_teacher', 'unsup_student']
         assert all(len(part) == 2 and isinstance(part[0], kind) for part in batch[key].values())
     first, *others = (part[0] for part in batch['data_samples'].values())
-    assert all(other is not first for other in others)  # a model changes them in place
-    assert len(tool.batch_for(cfg, 32)['inputs']) == 2  # what it predicts on is plain
+    assert all(other is not first for other in others)  # models may change them in place
+    assert len(tool.batch_for(cfg, 32)['inputs']) == 2  # predictions use one branch
 
 
-def test_a_log_is_gone_on_with(tool, monkeypatch, tmp_path, capsys):
+def test_log_is_resumed(tool, monkeypatch, tmp_path, capsys):
     log = tmp_path / 'log.jsonl'
     monkeypatch.setattr(tool.Worker, 'try_config', lambda self, config: tool.Result(config, 'yes', 'yes'))
     tool.main(['mmdet::a/b.py', '--log', str(log)])
@@ -163,16 +163,16 @@ def test_a_log_is_gone_on_with(tool, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('size, side', [(None, 640), ((224, 224), 224), ((512, 1024), 640)])
-def test_the_second_try_is_at_the_size_of_the_config(tool, size, side):
+def test_second_attempt_uses_the_size_of_the_config(tool, size, side):
     assert tool.side_of(Config(dict(model=dict(data_preprocessor=dict(type='X', size=size))))) == side
 
 
-def test_nothing_to_try(tool):
+def test_missing_arguments_are_reported(tool):
     with pytest.raises(UserError, match='nothing to test: give configs, or a library with --library'):
         tool.main([])
 
 
-def test_a_process_that_takes_too_long_is_a_result(tool, monkeypatch):
+def test_timeout_is_a_result(tool, monkeypatch):
     monkeypatch.setattr(tool, 'PRELOAD', [])
     worker = tool.Worker(0.0, training=False)
     result = worker.try_config('mmdet::no/config.py')

@@ -1,4 +1,4 @@
-"""dev/fill_tables.py: what the tables say comes from the rows and the metafiles, and stays so."""
+"""dev/fill_tables.py writes the tables from the variants and metafiles, and reports outdated tables."""
 
 import re
 import runpy
@@ -18,12 +18,12 @@ main, fill, Table = tool['main'], tool['fill'], tool['Table']
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the files that tables stand in, and of what they are made from."""
+    """A copy of the files that contain the tables, and of their sources."""
     for task in ('detection', 'segmentation'):
         (tmp_path / 'configs' / task).mkdir(parents=True)
         for name in ('README.md', 'metafile.yml'):
             shutil.copy(ROOT / 'configs' / task / name, tmp_path / 'configs' / task)
-    # Nothing is changed there, and its many configs are read once.
+    # These files are not changed; the configs are then read only once.
     (tmp_path / 'configs' / 'classification').symlink_to(ROOT / 'configs' / 'classification')
     shutil.copy(ROOT / 'README.md', tmp_path)
     (tmp_path / 'docs').mkdir()
@@ -31,7 +31,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_a_stale_table_is_named_and_filled_in(checkout, capsys):
+def test_outdated_table_is_reported_and_updated(checkout, capsys):
     readme, metafile = checkout / 'README.md', checkout / 'configs' / 'detection' / 'metafile.yml'
     before = readme.read_text()
     readme.write_text(before.replace('14,701,832', '14'))
@@ -45,7 +45,7 @@ def test_a_stale_table_is_named_and_filled_in(checkout, capsys):
     assert 'written: configs/detection/README.md, README.md' in capsys.readouterr().out
 
 
-def test_published_weights_are_listed_with_their_addresses():
+def test_published_weights_are_listed_with_their_urls():
     table = tool['weights_table'](ROOT)
     assert table.count('\n') == 2 + len(PUBLISHED)
     assert '| 49.9 box AP, 43.4 mask AP | `cascade_mask_rcnn_dwnet_tiny.pth` | [download](https://github.com/' in table
@@ -53,7 +53,7 @@ def test_published_weights_are_listed_with_their_addresses():
     assert '| *`featscale_vit_small_12`* |' in table and '| `attnscale_vit_small_12` |' in table
 
 
-def test_weights_of_detectors_and_segmentors_are_filled_in(checkout):
+def test_weights_of_detectors_and_segmentors_are_written(checkout):
     metafile = checkout / 'configs' / 'segmentation' / 'metafile.yml'
     before = metafile.read_text()
     first, second, *_ = re.findall(r'^    Weights: .*\n', before, re.MULTILINE)
@@ -64,7 +64,7 @@ def test_weights_of_detectors_and_segmentors_are_filled_in(checkout):
     assert metafile.read_text() == before
 
 
-def test_a_missing_marker_is_named():
+def test_missing_marker_is_reported():
     table = Table('README.md', 'networks', lambda root: 'x\n')
     with pytest.raises(UserError, match="README.md has no '<!-- table networks -->' closed by '<!-- end of table -->'"):
         fill('# Title\n', table, ROOT)

@@ -1,4 +1,4 @@
-"""The demo that wheel and sdist are tried with."""
+"""The demo that tests wheel and sdist."""
 
 import importlib
 import sys
@@ -17,12 +17,12 @@ def quick_demo(monkeypatch):
     return importlib.import_module('quick_demo')
 
 
-def test_the_checkout_is_no_installed_package(quick_demo):
+def test_package_must_be_installed(quick_demo):
     with pytest.raises(UserError, match='fcvit_mm is not in .*: install the package there'):
         quick_demo.find_installed(None)
 
 
-def test_another_version_is_named(quick_demo, monkeypatch):
+def test_wrong_version_is_reported(quick_demo, monkeypatch):
     monkeypatch.setattr(sys, 'prefix', str(Path(fcvit_mm.__file__).parents[1]))
     assert quick_demo.find_installed(fcvit_mm.__version__).name == '.mim'
     with pytest.raises(UserError, match=rf'fcvit_mm is {fcvit_mm.__version__}, expected 99\.0'):
@@ -34,14 +34,14 @@ def test_networks_run_forward(quick_demo, capsys):
     assert [line.partition(':')[0] for line in capsys.readouterr().out.splitlines()] == ['FCViT', 'DWNet']
 
 
-def test_a_tool_that_fails_ends_it_with_the_output(quick_demo, tmp_path):
+def test_failed_command_is_reported_with_its_output(quick_demo, tmp_path):
     tool = tmp_path / 'train.py'
     tool.write_text("import sys\nprint('accuracy/top1: 20.0')\nprint('no memory', file=sys.stderr)\nsys.exit(3)\n")
     with pytest.raises(UserError, match=r'train\.py failed with status 3:\n(.*\n)*no memory'):
         quick_demo.run(tool)
 
 
-def test_a_tool_that_works_is_told_in_a_line(quick_demo, tmp_path, capsys):
+def test_successful_command_is_reported_in_one_line(quick_demo, tmp_path, capsys):
     tool = tmp_path / 'test.py'
     tool.write_text("import sys\nprint('accuracy/top1:', sys.argv[1])\n")
     quick_demo.run(tool, 20.0)

@@ -1,4 +1,4 @@
-"""What mmcv's compiled operators give is recorded from such a build only."""
+"""Recording the outputs of mmcv's compiled operators."""
 
 import importlib
 
@@ -17,7 +17,7 @@ def tool(monkeypatch):
     return importlib.import_module('record_mmcv_ops')
 
 
-def test_every_case_is_recorded(tool, monkeypatch, tmp_path):
+def test_all_cases_are_recorded(tool, monkeypatch, tmp_path):
     import mmcv_cases
     import torch
 
@@ -28,7 +28,7 @@ def test_every_case_is_recorded(tool, monkeypatch, tmp_path):
         assert {name: file[name].tolist() for name in file} == {'one/0': [1, 1], 'one/1': [0, 0, 0]}
 
 
-def test_another_build_is_refused(tool, monkeypatch, tmp_path):
+def test_build_without_compiled_operators_is_refused(tool, monkeypatch, tmp_path):
     monkeypatch.setattr(tool, 'is_compiled', lambda: False)
     with pytest.raises(UserError, match='no compiled operators.*MMCV=compiled make setup'):
         tool.main(['--out', str(tmp_path / 'ops.npz')])

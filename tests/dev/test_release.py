@@ -1,4 +1,4 @@
-"""Releasing: what is refused before anything is written, what is written, and what wheel and sdist must hold."""
+"""Releases: checks, written files, and the contents of wheel and sdist."""
 
 import datetime
 import importlib
@@ -27,7 +27,7 @@ def release(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path, release, monkeypatch):
-    """A project of three files in a Git repository, whose packages are empty and need not be tried."""
+    """A project of three files in a Git repository, whose packages are empty and not tested."""
     root = tmp_path / 'project'
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def write_packages(wheel, sdist, in_wheel, in_sdist):
             file.addfile(tarfile.TarInfo(f'fcvit_mm-0.2.0/{name}'))
 
 
-def test_a_release_is_dated_committed_and_tagged(release, project, tmp_path, capsys):
+def test_release_is_dated_committed_and_tagged(release, project, tmp_path, capsys):
     (tmp_path / 'work').mkdir()
     release.release('0.2.0', tmp_path / 'work', dry_run=False, today=TODAY)
     assert (project / 'fcvit_mm/version.py').read_text() == "__version__ = '0.2.0'\n"
@@ -77,7 +77,7 @@ def test_a_release_is_dated_committed_and_tagged(release, project, tmp_path, cap
     assert 'tried fcvit_mm-0.2.0.tar.gz' in capsys.readouterr().out
 
 
-def test_a_dry_run_leaves_no_trace(release, project, tmp_path, capsys):
+def test_dry_run_changes_nothing(release, project, tmp_path, capsys):
     (tmp_path / 'work').mkdir()
     release.release('0.2.0', tmp_path / 'work', dry_run=True, today=TODAY)
     assert git(project, 'status', '--porcelain') == '' and git(project, 'tag') == ''
@@ -85,13 +85,13 @@ def test_a_dry_run_leaves_no_trace(release, project, tmp_path, capsys):
     assert 'neither committed nor tagged' in capsys.readouterr().out
 
 
-def test_what_is_not_committed_is_named(release, project):
+def test_uncommitted_files_are_refused(release, project):
     (project / 'new.py').write_text('')
     with pytest.raises(UserError, match=r'not committed: commit or remove them\n.*new\.py'):
         release.check_tree(project, '0.2.0')
 
 
-def test_a_version_is_released_once_and_upwards(release, project):
+def test_existing_and_older_versions_are_refused(release, project):
     git(project, 'tag', 'v0.2.0')
     with pytest.raises(UserError, match=r'v0\.2\.0 is already tagged'):
         release.check_tree(project, '0.2.0')
@@ -99,7 +99,7 @@ def test_a_version_is_released_once_and_upwards(release, project):
         release.check_tree(project, '0.0.9')
 
 
-def test_versions_sort_candidates_before_their_release(release):
+def test_prereleases_are_older_than_their_release(release):
     versions = ['0.9.0', '0.10.0a2', '0.10.0b1', '0.10.0rc1', '0.10.0', '0.10.1']
     shuffled = [versions[index] for index in (3, 0, 5, 1, 4, 2)]
     assert sorted(shuffled, key=release.parse_version) == versions
@@ -115,13 +115,13 @@ def test_versions_sort_candidates_before_their_release(release):
         ('## 0.2.0 (unreleased)\n\n## 0.1.0 (2026-11-25)\n\n- First.\n', 'lists nothing under'),
     ],
 )
-def test_a_changelog_without_an_entry_is_refused(release, text, problem):
+def test_changelog_without_an_entry_is_refused(release, text, problem):
     with pytest.raises(UserError, match=problem):
         release.dated_changelog(text, '0.2.0', TODAY)
 
 
 @pytest.mark.parametrize('extra', ['dev/release.py', 'fcvit_mm/.mim/dev/x.py', 'tests/test_x.py', 'fcvit_mm/a.so'])
-def test_a_wheel_holds_nothing_of_the_projects_own(release, tmp_path, extra):
+def test_wheel_with_development_files_is_refused(release, tmp_path, extra):
     wheel, sdist = tmp_path / 'a.whl', tmp_path / 'a.tar.gz'
     write_packages(wheel, sdist, [*release.IN_WHEEL, extra], release.IN_SDIST)
     release.check_contents(sdist)
@@ -129,7 +129,7 @@ def test_a_wheel_holds_nothing_of_the_projects_own(release, tmp_path, extra):
         release.check_contents(wheel)
 
 
-def test_what_mim_needs_is_missed(release, tmp_path):
+def test_missing_files_in_wheel_and_sdist_are_reported(release, tmp_path):
     wheel, sdist = tmp_path / 'a.whl', tmp_path / 'a.tar.gz'
     write_packages(wheel, sdist, release.IN_WHEEL[1:], release.IN_SDIST[:-1])
     for path, name in ((wheel, release.IN_WHEEL[0]), (sdist, release.IN_SDIST[-1])):
@@ -137,11 +137,11 @@ def test_what_mim_needs_is_missed(release, tmp_path):
             release.check_contents(path)
 
 
-def test_a_step_that_fails_says_which(release, tmp_path):
+def test_failed_step_is_named(release, tmp_path):
     with pytest.raises(UserError, match=r'building failed with status 128:\nfatal: '):
         release.run(['git', 'log'], tmp_path, 'building', GIT_DIR='/nowhere')
 
 
-def test_the_files_of_this_project_can_be_released(release):
+def test_files_of_this_project_can_be_released(release):
     files = release.release_files(ROOT, release.read_version(ROOT), TODAY)
     assert f'({TODAY})' in files['CHANGELOG.md'] and "date-released: '2026-12-24'" in files['CITATION.cff']

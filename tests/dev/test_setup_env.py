@@ -1,4 +1,4 @@
-"""dev/setup_env.sh: arguments, what it says where something is missing, and that a second run does nothing."""
+"""dev/setup_env.sh: arguments, missing programs, and a second run."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def test_unknown_scopes_are_refused(tmp_path):
     assert result.returncode == 2 and result.stderr == "unknown scope 'most', expected all or use\n"
 
 
-def test_a_missing_python_is_named(tmp_path):
+def test_missing_python_is_reported(tmp_path):
     result = run(tmp_path / 'venv', 'light', PYTHON='python9.9')
     assert result.returncode == 1 and 'no python9.9 found: install Python 3.11' in result.stderr
     assert not (tmp_path / 'venv').exists()
@@ -41,8 +41,8 @@ def test_a_missing_python_is_named(tmp_path):
 @pytest.mark.parametrize(
     'stack, version, fits', [('light', '3.13', True), ('light', '3.9', False), ('openmmlab', '3.13', False)]
 )
-def test_without_python_3_11_the_systems_python_is_used_if_it_fits(tmp_path, stack, version, fits):
-    """It stands for a system whose `python3` is of that version, and whose venv module is missing."""
+def test_python_of_the_system_is_used_if_its_version_is_supported(tmp_path, stack, version, fits):
+    """The test replaces `python3` by a script that prints this version and has no venv module."""
     (tmp_path / 'bin').mkdir()
     for name in ('bash', 'dirname', 'cat', 'sha256sum', 'cut'):
         (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
@@ -64,8 +64,8 @@ def test_without_python_3_11_the_systems_python_is_used_if_it_fits(tmp_path, sta
 
 
 @pytest.mark.parametrize('stack', ['onedl', 'openmmlab', 'light'])
-def test_a_second_run_does_nothing(tmp_path, stack):
-    """The stamp has a hash of all that the environment depends on; the script is asked for it by running dry."""
+def test_second_run_does_nothing(tmp_path, stack):
+    """The stamp file contains a hash of everything that determines the environment."""
     text = SCRIPT.read_text()
     begin = text.index('wanted=')
     line = text[begin : text.index('\n', begin)]
@@ -83,10 +83,10 @@ def test_a_second_run_does_nothing(tmp_path, stack):
         (tmp_path / '.fcvit_mm-setup').write_text(f'{wanted}-{done}')
         result = run(tmp_path, stack, scope, PYTHON='python9.9', MMCV='prebuilt')
         assert (result.returncode == 0 and not result.stdout + result.stderr) == nothing, (done, scope)
-    (tmp_path / '.fcvit_mm-setup').write_text('of another version')
+    (tmp_path / '.fcvit_mm-setup').write_text('another version')
     assert run(tmp_path, stack, PYTHON='python9.9').returncode == 1
 
 
-def test_an_unknown_kind_of_operators_is_refused(tmp_path):
+def test_unknown_kind_of_operators_is_refused(tmp_path):
     result = run(tmp_path / 'venv', 'onedl', MMCV='half')
     assert result.returncode == 2 and result.stderr == 'MMCV=half: expected prebuilt or compiled\n'

@@ -5,7 +5,7 @@ import pytest
 from harness import run_tool
 
 
-def test_times_the_checks_on_a_generated_data_set(tmp_path):
+def test_checks_are_timed_on_a_generated_data_set(tmp_path):
     pytest.importorskip('mmdet')
     done = run_tool('time_preflight.py', tmp_path / 'd', '--images', 12, 40, cwd=tmp_path)
     found = re.search(r'12 \+ 40 images: ([0-9.]+) s, ([0-9.]+) s of them for building .* ([0-9.]+) s for', done.stdout)

@@ -43,7 +43,7 @@ def test_pretrained_option_sets_init_cfg():
     assert load_config(MASK_RCNN, {'pretrained': None}).model.backbone.init_cfg is None
     cfg = load_config(MASK_RCNN, {'pretrained': 'fcvit_b12'})
     assert cfg.model.backbone.init_cfg.checkpoint == cfg.pretrained == 'published:fcvit_b12'
-    # Without our option, what is said of the model itself holds.
+    # Without `pretrained`, options of the model itself apply.
     cfg = load_config(MASK_RCNN, {'model.backbone.init_cfg.checkpoint': 'third.pth'})
     assert cfg.model.backbone.init_cfg.checkpoint == 'third.pth'
 

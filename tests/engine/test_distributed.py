@@ -148,8 +148,8 @@ def test_unknown_network_interface_is_reported(launched):
 
 def test_missing_processes_are_reported(launched, monkeypatch):
     """The waiting process reports what it waits for, and ends after the time-out."""
-    said = []
-    monkeypatch.setattr(distributed, 'print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr(distributed, 'print_log', lambda text, **_: logged.append(text))
     monkeypatch.setattr(distributed, 'LONG_WAIT', 0.2)
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -159,7 +159,7 @@ def test_missing_processes_are_reported(launched, monkeypatch):
     late = '(Timed out|Socket Timeout)'  # torch 2.1: the second
     with pytest.raises(LauncherError, match=rf'process 0 of 2 cannot join the others at {place} .*{late}.*\. {causes}'):
         join(dist_cfg=dict(timeout=1))
-    (line,) = said
+    (line,) = logged
     assert (
         line.startswith(f'process 0 of 2 waits for the others at {place} (MASTER_ADDR, MASTER_PORT)') and causes in line
     )

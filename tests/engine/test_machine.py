@@ -47,11 +47,11 @@ def test_sync_norms_become_batch_norms_on_a_cpu(monkeypatch):
 def test_only_training_reports_float32_on_a_cpu(monkeypatch, capsys):
     """The config of a run with mixed precision predicts with ``--amp`` on a CPU, too."""
     monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
-    for steps, said in ((run.TESTING_STEPS, False), (run.TRAINING_STEPS[:2], True)):
+    for steps, logged in ((run.TESTING_STEPS, False), (run.TRAINING_STEPS[:2], True)):
         cfg = Config(dict(model=dict(type='FCViT'), optim_wrapper=dict(type='AmpOptimWrapper')))
         for step in steps:
             step(cfg)
-        assert ('training runs in float32' in ''.join(capsys.readouterr())) is said
+        assert ('training runs in float32' in ''.join(capsys.readouterr())) is logged
 
 
 def test_settings_are_kept_on_a_gpu(monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from fcvit_mm.engine.structure import make_room, structure_problems
+from fcvit_mm.engine.structure import replace_none_by_dict, structure_problems
 
 
 def test_options_below_a_value_of_none():
@@ -12,7 +12,7 @@ def test_options_below_a_value_of_none():
         'new.a': 2,
         'model.backbone.arch.depths': 3,
     }
-    make_room(cfg, options)
+    replace_none_by_dict(cfg, options)
     assert cfg.model.backbone == dict(init_cfg={}, arch='tiny') and cfg.hooks == {} and 'new' not in cfg
     options.pop('model.backbone.arch.depths')
     cfg.merge_from_dict(options)
@@ -29,7 +29,7 @@ def test_options_below_tuples():
         'custom_hooks.0.sizes': (3,),
         'pipelines.0.0.prob': 0.5,
     }
-    make_room(cfg, {**options, 'custom_hooks.2.type': 'E', 'a.0.b': 1, 'pipelines.x.b': 1})
+    replace_none_by_dict(cfg, {**options, 'custom_hooks.2.type': 'E', 'a.0.b': 1, 'pipelines.x.b': 1})
     cfg.merge_from_dict(options)
     assert cfg.custom_hooks == [dict(type='D', sizes=(3,)), dict(type='B')]
     assert cfg.pipelines == [[dict(type='C', prob=0.5)]] and cfg.a == 'b'

@@ -6,7 +6,7 @@ from fcvit_mm.engine.hooks.resume import select_resume_point
 from fcvit_mm.engine.run import is_overwritten
 from fcvit_mm.engine.structure import structure_problems
 from fcvit_mm.engine.wrapped import backbone_config, find_inner_model, unwrap_model
-from fcvit_mm.preflight.checks import head_classes
+from fcvit_mm.preflight.classes import class_numbers
 from fcvit_mm.preflight.model import channel_problems
 from fcvit_mm.preflight.pretrained import pretrained_problems
 
@@ -53,7 +53,7 @@ def test_pretrained_files_and_classes_of_a_wrapped_model(tmp_path):
     cfg = wrapped()
     set_pretrained(cfg, 'a.pth')
     assert cfg.model.detector.backbone.init_cfg == dict(type='Pretrained', checkpoint='a.pth')
-    assert dict(head_classes(cfg)) == {'model.detector.bbox_head': 5}
+    assert [each[:2] for each in class_numbers(cfg)] == [('model.detector.bbox_head.num_classes', 5)]
     cfg.merge_from_dict(dict(resume=True, load_from='b.pth', work_dir=str(tmp_path)))
     select_resume_point(cfg)
     assert cfg.model.detector.backbone.init_cfg is None

@@ -11,7 +11,7 @@ import torch.nn as nn
 from fcvit_mm.apis.load import load_network
 from fcvit_mm.export.formats import FORMATS
 
-# One block a stage, and few of them: recording takes seconds for each.
+# One block per stage, because recording takes seconds for each block.
 BACKBONE = """dict(
     type='FCViT', arch=dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2)),
     kernel_sizes=(5, ), layer_scale_init_value=0.5, out_indices={stages})"""
@@ -61,14 +61,14 @@ LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation
 
 @pytest.fixture(scope='session')
 def needs():
-    """Skip a test unless this torch and the packages here can write a kind of file."""
+    """Return a function that skips the test if torch or a package for this format is missing or too old."""
 
     def check(kind):
         if kind == 'aot_inductor' and not os.environ.get('LONG_EXPORTS'):
-            pytest.skip('compiles for a minute: LONG_EXPORTS=1 does it')
+            pytest.skip('compiles for a minute: set LONG_EXPORTS=1')
         if kind != 'torchscript':
             if torch.__version__ < '2.9':
-                pytest.skip('the exporter of ONNX started from TorchScript before')
+                pytest.skip('older versions export ONNX from TorchScript')
             for package in FORMATS[kind].packages:
                 pytest.importorskip(package)
 
@@ -77,7 +77,7 @@ def needs():
 
 @pytest.fixture(scope='session')
 def saved(tmp_path_factory):
-    """Task -> config and checkpoint of a small model, with norms that are not as they started."""
+    """Return a function that returns the config and checkpoint of a small model of a task, with random norms."""
     made = {}
 
     def get(task):
@@ -89,7 +89,7 @@ def saved(tmp_path_factory):
             torch.manual_seed(0)
             model = load_network(str(folder / 'small.py')).model
             for name, parameter in model.named_parameters():
-                if name.startswith('bbox_head'):  # which would find nothing
+                if name.startswith('bbox_head'):  # otherwise it detects nothing
                     nn.init.normal_(parameter, std=0.0 if parameter.ndim == 1 else 0.05)
                 elif parameter.ndim == 1:
                     nn.init.uniform_(parameter, 0.5, 1.5)
@@ -103,7 +103,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def samples(tmp_path_factory):
-    """A folder with a folder of two images for each of three classes."""
+    """A folder with three class folders of two images each."""
     folder = tmp_path_factory.mktemp('images')
     rng = np.random.default_rng(0)
     for name in 'abc':

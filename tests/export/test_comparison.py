@@ -1,4 +1,4 @@
-"""What a file computes is compared with PyTorch; the message says how it differs."""
+"""Exported files are compared with PyTorch; the errors describe the difference."""
 
 import time
 
@@ -17,7 +17,7 @@ class Doubled(Part):
         return 2 * images
 
 
-def test_the_largest_difference_is_found():
+def test_largest_difference_is_reported():
     images = torch.rand(2, 3, 5, 7)
     found = compare(Doubled(), lambda x: (2 * x + 1e-5,), 'onnx', images)
     assert found.shape == (2, 5, 7) and found.largest == pytest.approx(1e-5, rel=0.1)
@@ -40,12 +40,12 @@ def fail(images):
         (fail, 'the onnx file does not run on 1 images of 5x7: the operator Gather cannot be exported'),
     ],
 )
-def test_another_result_is_refused(run, message):
+def test_different_results_are_an_error(run, message):
     with pytest.raises(ExportError, match=message):
         compare(Doubled(), run, 'onnx', torch.rand(1, 3, 5, 7))
 
 
-def test_detections_without_a_match_are_counted_over_all_images():
+def test_detections_without_a_match_are_summed_over_all_images():
     good = Difference((1, 8, 8), 0.0, 1.0, detections=300, matched=299, found=300)
     check_detections('onnx', [good, good])
     bad = good._replace(matched=280)
@@ -54,7 +54,7 @@ def test_detections_without_a_match_are_counted_over_all_images():
         check_detections('onnx', [good, bad])
 
 
-def test_calls_are_timed_in_turn():
+def test_functions_are_timed_in_turn():
     called = []
     calls = {'slow': lambda: called.append('slow') or time.sleep(0.01), 'quick': lambda: called.append('quick')}
     times = time_in_turn(calls, rounds=3, warmup=1)

@@ -1,4 +1,4 @@
-"""Errors of exporters become messages with the operator and the line that calls it."""
+"""Errors of exporters are reported with the operator and the line that calls it."""
 
 import pytest
 import torch.nn as nn
@@ -16,7 +16,7 @@ from fcvit_mm.export.errors import ExportError, naming_operators
         ('Unsupported: torchvision::roi_align in opset 18', 'torchvision::roi_align'),
     ],
 )
-def test_the_operator_is_named_though_a_cause_names_it(text, operator):
+def test_operator_is_found_in_the_cause_of_an_error(text, operator):
     message = f'onnx cannot record the model: the operator {operator} cannot be exported'
     with pytest.raises(ExportError, match=message), naming_operators('onnx cannot record the model'):
         try:
@@ -30,14 +30,14 @@ class Layer(nn.Module):
         raise ValueError('no such thing\nand more')
 
 
-def test_the_line_of_the_layer_is_named():
+def test_line_of_the_layer_is_named():
     message = r'no operator, called in .*test_errors.py, line \d+ \(ValueError: no such thing\). Replace this layer'
     with pytest.raises(ExportError, match=message), naming_operators('it failed'):
         Layer()(1)
 
 
 @pytest.mark.parametrize('error', [UserError('known'), OSError(28, 'No space left on device')])
-def test_errors_that_say_enough_pass(error):
+def test_user_and_system_errors_are_not_changed(error):
     with pytest.raises(type(error)) as found, naming_operators('it failed'):
         raise error
     assert found.value is error

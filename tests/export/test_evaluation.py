@@ -1,4 +1,4 @@
-"""Metrics of exported files: the library's own steps, data and evaluator, with a file in the network's place."""
+"""Metrics of exported files, computed with the library's data, evaluator and postprocessing."""
 
 import json
 
@@ -18,7 +18,7 @@ from fcvit_mm.export.exporter import _in_pytorch, export_model, format_report
 from fcvit_mm.export.parts import FromPixels, Part, Preparation
 
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
-#: Images are resized, so that predictions have to be mapped back, and padded, each by itself as in the graph.
+#: Images are resized, so that predictions are mapped back, and padded one by one as in the graph.
 DETECTION = """
 default_scope = 'mmdet'
 model = dict(type='MaskRCNN')
@@ -33,7 +33,7 @@ test_evaluator = dict(type='CocoMetric', ann_file={root!r} + '/a.json', metric={
 
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory):
-    """Name of a detector -> its config, and the detector; the data set's objects are what it finds first."""
+    """Return a function that builds a detector, and a data set whose objects are its best detections."""
     pytest.importorskip('mmdet')
     from mmdet.models import DetDataPreprocessor
     from pycocotools import mask as masks
@@ -87,7 +87,7 @@ def coco(tmp_path_factory):
 
 @pytest.mark.parametrize('inside', [False, True])
 @pytest.mark.parametrize('name', ['mask_rcnn', 'rtmdet_ins', 'fcos'])
-def test_a_graph_has_the_metrics_of_its_detector(name, inside, coco):
+def test_graph_has_the_metrics_of_the_detector(name, inside, coco):
     mmdet = pytest.importorskip('mmdet')
     cfg, network = coco(name)
     part = Detections(network.model)
@@ -100,14 +100,14 @@ def test_a_graph_has_the_metrics_of_its_detector(name, inside, coco):
 
     found = evaluate(cfg, network, part, build_test_data(cfg), dict(right=right, shifted=shifted))
     assert list(found) == ['PyTorch', 'right', 'shifted']
-    # mmdet 3.3 enlarges masks of the whole image by the factors of width and height the wrong way round.
+    # mmdet 3.3 exchanges the factors of width and height when it resizes masks of the complete image.
     exchanged = name == 'rtmdet_ins' and digit_version(mmdet.__version__) < digit_version('3.4')
     for key in found['PyTorch']:
         assert found['right'][key] == found['PyTorch'][key] or (exchanged and 'segm' in key)
     keys = ['coco/bbox_mAP', *(['coco/segm_mAP'] if name != 'fcos' else [])]
     for key in keys:
         assert found['PyTorch'][key] > 0.3 and (key != 'coco/bbox_mAP' or found['shifted'][key] < found['PyTorch'][key])
-    # The model is itself again.
+    # The model is restored.
     assert 'predict' not in vars(network.model)
 
 
@@ -118,7 +118,7 @@ def with_data(config, text):
     return path
 
 
-def test_a_classifier_and_its_file(saved, samples, tmp_path):
+def test_file_has_the_metrics_of_the_classifier(saved, samples, tmp_path):
     config, checkpoint = saved('classification')
     text = (
         f'test_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(data_root={str(samples)!r}))\n'
@@ -134,8 +134,8 @@ def test_a_classifier_and_its_file(saved, samples, tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
-def test_a_segmentor_and_its_file(mode, saved, tmp_path):
-    """Also by windows, which the library cuts and averages."""
+def test_file_has_the_metrics_of_the_segmentor(mode, saved, tmp_path):
+    """Also with sliding windows."""
     config, checkpoint = saved('segmentation')
     for kind in ('images', 'maps'):
         (tmp_path / kind).mkdir()
@@ -165,15 +165,15 @@ test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
         assert metrics['PyTorch'] == metrics['TorchScript'] and metrics['PyTorch']['mIoU'] > 1
 
 
-def test_a_loader_that_inherits_settings_of_workers(coco):
-    """A config sets num_workers=0, and its base persistent_workers=True."""
+def test_persistent_workers_without_workers(coco):
+    """A config sets num_workers=0, but inherits persistent_workers=True."""
     pytest.importorskip('mmdet')
     cfg, _ = coco('fcos')
     cfg.test_dataloader.update(num_workers=0, persistent_workers=True)
     assert len(build_test_data(cfg)) > 0
 
 
-def test_what_cannot_be_evaluated(saved, tmp_path):
+def test_impossible_evaluations_are_refused(saved, tmp_path):
     config, checkpoint = saved('classification')
     given = dict(config=config, checkpoint=checkpoint, out=str(tmp_path / 'a.pt'), kind='torchscript', evaluated=True)
     with pytest.raises(UserError, match='has no test_evaluator: add it, or omit --evaluate'):

@@ -1,4 +1,4 @@
-"""Export of small models of all three tasks: what the files compute, what stands in them, and every error."""
+"""Export of small models of all tasks: results, metadata and errors."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from fcvit_mm.export.parts import Part, random_images
 from fcvit_mm.export.runtimes import load_exported
 from fcvit_mm.export.selection import take_part
 
-#: Test-time augmentation by one copy of the image.
+#: Test-time augmentation with a single view.
 TTA = dict(type='TestTimeAug', transforms=[[dict(type='PackInputs')]])
 
 
 @pytest.fixture(scope='module')
 def exported(saved, samples, tmp_path_factory, needs):
-    """Kind of file -> the classifier's file and the report on it; ONNX in 8 bits, too."""
+    """Return a function that exports the classifier in a format (ONNX also in 8 bits): the file and its report."""
     made = {}
 
     def get(kind):
@@ -38,14 +38,14 @@ def exported(saved, samples, tmp_path_factory, needs):
 
 
 @pytest.mark.parametrize('kind', formats.FORMATS)
-def test_a_classifier_gives_the_scores_of_its_library(kind, saved, exported):
+def test_classifier_agrees_with_mmpretrain(kind, saved, exported):
     out, report = exported(kind)
     images = random_images((3, 3, 45, 71))
     with torch.no_grad():
         expected = load_network(*saved('classification')).model.predict(images)
     (found,) = load_exported(out, kind)(images)
     torch.testing.assert_close(found, torch.stack([sample.pred_score for sample in expected]), rtol=1e-4, atol=1e-6)
-    # Sizes and batches that it was compared on: odd, and another batch than the one recorded.
+    # It was compared at odd sizes, and with another batch size than the recorded one.
     assert {found['shape'] for found in report['differences']} == set(formats.CHECKED)
     assert report['file_bytes'] == os.path.getsize(out) > report['pytorch_bytes'] > 10_000
     assert report['speed']['size'] == [40, 40] and formats.FORMATS[kind].runtime in report['speed']['ms_per_image']
@@ -54,7 +54,7 @@ def test_a_classifier_gives_the_scores_of_its_library(kind, saved, exported):
 
 
 @pytest.mark.parametrize('kind', formats.FORMATS)
-def test_images_in_any_memory_layout(kind, exported):
+def test_exported_file_accepts_any_memory_layout(kind, exported):
     out, _ = exported(kind)
     run = load_exported(out, kind)
     images = random_images((2, 3, 64, 96))
@@ -64,7 +64,7 @@ def test_images_in_any_memory_layout(kind, exported):
         torch.testing.assert_close(run(given)[0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_segmentor_gives_the_logits_of_its_library(saved, tmp_path, needs):
+def test_segmentor_agrees_with_mmseg(saved, tmp_path, needs):
     needs('onnx')
     config, checkpoint = saved('segmentation')
     out = str(tmp_path / 'small.onnx')
@@ -77,7 +77,7 @@ def test_a_segmentor_gives_the_logits_of_its_library(saved, tmp_path, needs):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_detectors_neck(saved, tmp_path):
+def test_neck_of_a_detector_agrees_with_mmdet(saved, tmp_path):
     config, checkpoint = saved('detection')
     out = str(tmp_path / 'small.pt')
     export_model(config, checkpoint, out, 'torchscript', part='neck', rounds=0)
@@ -90,16 +90,16 @@ def test_a_detectors_neck(saved, tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_an_optimized_classifier(saved, exported, tmp_path):
+def test_optimized_classifier_is_smaller(saved, exported, tmp_path):
     out = str(tmp_path / 'small.onnx')
     _, report = exported('onnx')
-    # Compared with the model as it is, whatever was exported.
+    # The optimized file is compared with the original model.
     optimized = export_model(*saved('classification'), out, 'onnx', optimize=True, rounds=0)
     assert optimized['optimized'] and 'optimized for inference' in format_report(optimized)
-    assert optimized['file_bytes'] < report['file_bytes']  # norms and scales are in the convolutions
+    assert optimized['file_bytes'] < report['file_bytes']  # norms and scales are fused into the convolutions
 
 
-def test_what_an_onnx_file_tells(exported):
+def test_metadata_of_an_onnx_file(exported):
     out, _ = exported('onnx')
     import onnx
 
@@ -118,11 +118,11 @@ def test_what_an_onnx_file_tells(exported):
     ]
     assert sides == [['batch', 3, 'height', 'width'], ['batch', 3]]
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ['images', 'scores']
-    # The exporter's notes would tell everyone where the code stood on this machine.
+    # Paths of this machine in the exporter's comments are removed.
     assert b'.py' not in model.SerializeToString()
 
 
-def test_openvino(saved, samples, tmp_path, needs):
+def test_onnx_file_runs_in_openvino(saved, samples, tmp_path, needs):
     needs('onnx')
     pytest.importorskip('openvino')
     out = str(tmp_path / 'a.onnx')
@@ -134,7 +134,7 @@ def test_openvino(saved, samples, tmp_path, needs):
     assert 1e-5 < found['OpenVINO, INT8']['mean_abs_difference'] < 0.1
 
 
-def test_what_the_other_files_tell(exported):
+def test_metadata_of_other_formats(exported):
     extra = {'metadata.json': ''}
     torch.jit.load(exported('torchscript')[0], _extra_files=extra)
     assert json.loads(extra['metadata.json'])['channel_order'] == 'RGB'
@@ -148,7 +148,7 @@ def test_what_the_other_files_tell(exported):
         assert aoti_load_package(exported('aot_inductor')[0]).get_metadata()['part'] == 'model'
 
 
-def test_int8(exported):
+def test_8_bit_classifier_has_similar_scores(exported):
     out, report = exported('onnx')
     found = report['int8']
     assert sorted(os.listdir(os.path.dirname(out))) == ['small.onnx', 'small_int8.onnx']  # and nothing else
@@ -199,7 +199,7 @@ def test_int8(exported):
         ),
     ],
 )
-def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeypatch):
+def test_invalid_arguments_are_refused(arguments, message, saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, checkpoint = saved('classification')
     given = dict(dict(config=config, checkpoint=checkpoint, out='a.pt', kind='torchscript', rounds=0), **arguments)
@@ -231,7 +231,7 @@ def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeyp
         (dict(int8='corrupt'), '(.*corrupt/[0-2].png cannot be decoded.*){3}; and 2 more of --int8 corrupt$'),
     ],
 )
-def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, monkeypatch, needs):
+def test_invalid_image_folders_are_refused(arguments, message, saved, samples, tmp_path, monkeypatch, needs):
     needs('onnx')
     monkeypatch.chdir(tmp_path)
     for name in ('empty', 'corrupt'):
@@ -246,7 +246,7 @@ def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, 
     assert not (tmp_path / 'a.onnx').exists()
 
 
-def test_the_checkpoint_is_not_replaced_by_the_file(saved, tmp_path):
+def test_checkpoint_is_not_overwritten(saved, tmp_path):
     config, checkpoint = saved('classification')
     own = tmp_path / 'own.pt'
     shutil.copy(checkpoint, own)
@@ -257,7 +257,7 @@ def test_the_checkpoint_is_not_replaced_by_the_file(saved, tmp_path):
     assert torch.load(own).keys() == torch.load(checkpoint).keys()
 
 
-def test_a_folder_in_the_place_of_the_8_bit_file(saved, samples, tmp_path, needs):
+def test_folder_with_the_name_of_the_8_bit_file(saved, samples, tmp_path, needs):
     needs('onnx')
     (tmp_path / 'a_int8.onnx').mkdir()
     with pytest.raises(UserError, match='a_int8.onnx could not be written: Is a directory'):
@@ -265,7 +265,7 @@ def test_a_folder_in_the_place_of_the_8_bit_file(saved, samples, tmp_path, needs
     assert os.listdir(tmp_path) == ['a_int8.onnx']
 
 
-def test_more_weights_than_an_onnx_file_holds(saved, tmp_path, monkeypatch, needs):
+def test_weights_beyond_the_limit_of_onnx(saved, tmp_path, monkeypatch, needs):
     needs('onnx')
     monkeypatch.setattr(formats, 'LARGEST_ONNX', 1000)
     with pytest.raises(UserError, match='the weights take 0.0 GiB, but an ONNX file holds at most 2 GiB: use --f'):
@@ -273,8 +273,8 @@ def test_more_weights_than_an_onnx_file_holds(saved, tmp_path, monkeypatch, need
     assert not os.listdir(tmp_path)
 
 
-def test_a_size_at_which_the_model_does_not_run(saved, tmp_path, monkeypatch):
-    """Found out before the export."""
+def test_size_at_which_the_model_fails(saved, tmp_path, monkeypatch):
+    """The error occurs before the export."""
     config, checkpoint = saved('segmentation')
 
     def forward(self, maps):
@@ -303,8 +303,8 @@ def test_a_size_at_which_the_model_does_not_run(saved, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_model_that_takes_multiples_of_a_size(part, divisor, message, saved, tmp_path, monkeypatch):
-    """A PAFPN joins maps enlarged by two: it is compared on padded images, if the data preprocessor pads."""
+def test_model_that_requires_multiples_of_a_size(part, divisor, message, saved, tmp_path, monkeypatch):
+    """A PAFPN concatenates maps upsampled by 2. It is compared on padded images if the data preprocessor pads."""
     config, checkpoint = saved('detection')
 
     def forward(self, maps):
@@ -325,7 +325,7 @@ def test_a_model_that_takes_multiples_of_a_size(part, divisor, message, saved, t
         assert not os.listdir(tmp_path)
 
 
-def test_the_test_pipeline_within_wrapped_data(saved):
+def test_test_pipeline_of_a_wrapped_data_set(saved):
     from fcvit_mm.engine.config import load_config
 
     config, checkpoint = saved('classification')
@@ -336,15 +336,15 @@ def test_the_test_pipeline_within_wrapped_data(saved):
     assert [step['type'] for step in json.loads(found['test_pipeline'])][2] == 'CenterCrop'
 
 
-def test_a_whole_detector_that_takes_pixels(saved, samples, tmp_path):
-    """What is compared on a folder's images is compared on the config's preparation of them."""
+def test_complete_detector_with_pixels_as_input(saved, samples, tmp_path):
+    """Images of --compare are prepared by the test pipeline."""
     out = str(tmp_path / 'a.pt')
     report = export_model(
         *saved('detection'), out, 'torchscript', rounds=1, preprocess='inside', compared=str(samples), size=(70, 90)
     )
     found = report['differences']
     assert [each['real'] for each in found] == [False] * 4 + [True] * 6
-    # 50x60 pixels, resized to 62x75: the graph takes them before they are padded.
+    # 50x60 pixels are resized to 63x75; the input of the graph is not padded.
     assert {tuple(each['shape']) for each in found[4:]} == {(1, 63, 75)}
     assert all(each['matched'] == each['detections'] > 3 for each in found)
     text = format_report(json.loads(json.dumps(report)))
@@ -353,16 +353,18 @@ def test_a_whole_detector_that_takes_pixels(saved, samples, tmp_path):
     found[4]['found'] += 1
     assert f'{number} of {number} detections are the same, 1 more in the file, largest' in format_report(report)
     assert 'uint8 (1, height, width, 3), pixels as OpenCV loads them (BGR)' in text
-    told = {'metadata.json': ''}
-    torch.jit.load(out, _extra_files=told)
-    told = json.loads(told['metadata.json'])
-    assert told['preprocess'] == 'inside' and told['pad_size_divisor'] == '1' and 'left, top' in told['boxes']
+    metadata = {'metadata.json': ''}
+    torch.jit.load(out, _extra_files=metadata)
+    metadata = json.loads(metadata['metadata.json'])
+    assert (
+        metadata['preprocess'] == 'inside' and metadata['pad_size_divisor'] == '1' and 'left, top' in metadata['boxes']
+    )
 
 
-def test_a_whole_detector_in_8_bits(saved, samples, tmp_path, needs):
+def test_8_bit_complete_detector(saved, samples, tmp_path, needs):
     needs('onnx')
     if not os.environ.get('LONG_EXPORTS'):
-        pytest.skip('takes a minute: LONG_EXPORTS=1 does it')
+        pytest.skip('takes a minute: set LONG_EXPORTS=1')
     out = str(tmp_path / 'a.onnx')
     report = export_model(*saved('detection'), out, 'onnx', rounds=0, int8=str(samples))
     found = report['int8']['runtimes']
@@ -371,7 +373,7 @@ def test_a_whole_detector_in_8_bits(saved, samples, tmp_path, needs):
     assert 'same detections' in format_report(report)
 
 
-def test_images_are_read_contiguous(saved, samples):
+def test_images_are_read_as_contiguous_tensors(saved, samples):
     from fcvit_mm.engine.config import load_config
 
     config, checkpoint = saved('detection')
@@ -380,24 +382,24 @@ def test_images_are_read_contiguous(saved, samples):
         part = Part()
         part.pads = pads
         image = input_reader(load_config(config), network, part)(str(samples / 'a' / '0.png'))
-        # Of the 62x75 pixels that the config resizes to, padded to 64x96 unless the graph pads.
+        # The config resizes to 63x75; the image is padded to 64x96 unless the graph pads.
         assert tuple(image.shape[2:]) == ((63, 75) if pads else (64, 96)) and image.is_contiguous()
 
 
-def test_a_detector_that_finds_nothing_says_how_little_that_tells(saved, tmp_path):
+def test_comparison_without_detections_is_reported_as_weak(saved, tmp_path):
     options = {'model.test_cfg.score_thr': 1.0}
     report = export_model(*saved('detection'), str(tmp_path / 'a.pt'), 'torchscript', rounds=0, options=options)
     assert '0 of 0 detections are the same, a weak test (' in format_report(report)
 
 
-def test_another_models_checkpoint(saved, tmp_path):
+def test_checkpoint_of_another_model_is_refused(saved, tmp_path):
     config, _ = saved('classification')
     torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'other.pth')
     with pytest.raises(CheckpointError, match='other.pth does not fit the config'):
         export_model(config, str(tmp_path / 'other.pth'), str(tmp_path / 'a.pt'), 'torchscript')
 
 
-def test_the_size_that_speed_is_measured_at(saved):
+def test_default_size_of_the_speed_measurement(saved):
     from fcvit_mm.engine.config import load_config
 
     classifier, segmentor = (load_config(saved(task)[0]) for task in ('classification', 'segmentation'))

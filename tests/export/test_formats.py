@@ -1,7 +1,7 @@
-"""What is recorded at one size does the same at any other, in every format: each network, as a backbone.
+"""Graphs recorded at one image size agree with PyTorch at any other size, for all backbones and formats.
 
-The suite traces them. torch.export follows sizes as symbols, seconds for each block: ``LONG_EXPORTS=1 python -m pytest
-tests/export/test_formats.py`` does it and ONNX for every network's first stage, minutes.
+By default, only TorchScript is tested, because torch.export takes seconds per block. ``LONG_EXPORTS=1 python -m pytest
+tests/export/test_formats.py`` also tests torch.export and ONNX on the first stage of each network, in minutes.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from networks import NETWORKS, assert_same, build, disturbed, images
+from networks import NETWORKS, assert_same, build, images, randomize_norms
 
 from fcvit_mm.errors import UserError
 from fcvit_mm.export.any_size import SameSize
@@ -19,11 +19,11 @@ from fcvit_mm.export.parts import Features, Part
 from fcvit_mm.files import WriteError
 from fcvit_mm.models.dwnet import DWNetBlock
 
-#: Batch, height and width. 224: positions are those learned; 27: one window of Swin's is as high as the map, so that it
-#: is not shifted, as it was in the example; 27 and 61: nothing is a multiple of anything.
+#: Batch size, height and width. At 224, position embeddings are not resized. At 27, a window of Swin is as high as the
+#: map, so that it is not shifted, unlike in the recorded example. 27 and 61 are multiples of no stride.
 SHAPES = ((1, 27, 40), (3, 61, 50), (2, 224, 224))
 LONG = bool(os.environ.get('LONG_EXPORTS'))
-#: What makes a network short.
+#: Options that build only the first stage.
 FIRST_STAGE = dict.fromkeys(NETWORKS, dict(out_indices=(0,))) | dict(
     vit=dict(arch=dict(depths=(1,), channels=(24,), num_heads=(3,))),
     cait=dict(arch=dict(depths=(1, 1), channels=(24, 24), num_heads=(3, 3))),
@@ -32,22 +32,22 @@ FIRST_STAGE = dict.fromkeys(NETWORKS, dict(out_indices=(0,))) | dict(
 
 @pytest.mark.parametrize('kind', FORMATS)
 @pytest.mark.parametrize('name', NETWORKS)
-def test_any_size(name, kind, tmp_path):
+def test_backbones_at_any_size(name, kind, tmp_path):
     traced = kind == 'torchscript'
     if not traced and not LONG:
-        pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
+        pytest.skip('takes minutes: set LONG_EXPORTS=1')
     if kind == 'aot_inductor' and name != 'fcvit':
         pytest.skip('compiles for minutes')
-    model = disturbed(build(NETWORKS[name], **({} if traced else FIRST_STAGE[name])))
+    model = randomize_norms(build(NETWORKS[name], **({} if traced else FIRST_STAGE[name])))
     differences = write_export(Features(model), str(tmp_path / f'a{FORMATS[kind].suffix}'), kind, shapes=SHAPES)
     assert [found.shape for found in differences] == list(SHAPES)
-    assert all(found.of > 0.1 for found in differences)  # or nothing was compared
+    assert all(found.of > 0.1 for found in differences)  # the outputs are not all zero
 
 
 @pytest.mark.parametrize('name', ['vit', 'cait'])
 @torch.no_grad()
-def test_any_size_with_a_class_token(name):
-    model = disturbed(build(NETWORKS[name], **NETWORKS[name].classifier))
+def test_class_tokens_at_any_size(name):
+    model = randomize_norms(build(NETWORKS[name], **NETWORKS[name].classifier))
     traced = torch.jit.trace(model, images(96, 80), check_trace=False)
     for x in (images(33, 50, batch=1), images(224, 224, batch=3)):
         assert_same(traced(x), model(x))
@@ -55,13 +55,13 @@ def test_any_size_with_a_class_token(name):
 
 @torch.no_grad()
 def test_position_embeddings_at_any_size():
-    model = disturbed(build(NETWORKS['dwnet'], position_size=16))
+    model = randomize_norms(build(NETWORKS['dwnet'], position_size=16))
     traced = torch.jit.trace(model, images(64, 64), check_trace=False)
     assert_same(traced(images(50, 71)), model(images(50, 71)))
 
 
 class Function(Part):
-    """A function to export in the place of a model."""
+    """A part that exports a function."""
 
     output = 'scores'
 
@@ -73,15 +73,15 @@ class Function(Part):
         return self.function(images)
 
 
-def test_what_pads_and_crops_keeps_its_size(tmp_path, needs):
-    """Of a map of another size than it came in, torch.export would not know that the shortcut can be added to it."""
+def test_blocks_that_pad_and_crop_keep_their_size(tmp_path, needs):
+    """Otherwise torch.export cannot prove that the sizes of the residual branch and the shortcut are equal."""
     needs('torch_export')
-    network = disturbed(build(NETWORKS['dwnet']))
+    network = randomize_norms(build(NETWORKS['dwnet']))
     block = next(module for module in network.modules() if isinstance(module, DWNetBlock))
     out, shapes = str(tmp_path / 'a.pt2'), SHAPES[:2]
     differences = write_export(Function(block), out, 'torch_export', shapes=shapes, channels=block.norm.num_features)
     assert [found.shape for found in differences] == list(shapes)
-    assert not any(isinstance(module, SameSize) for module in block.modules())  # which the recorded copy alone has
+    assert not any(isinstance(module, SameSize) for module in block.modules())  # only the recorded copy has them
 
 
 class _Double(torch.autograd.Function):
@@ -103,22 +103,22 @@ class _Double(torch.autograd.Function):
         ('torchscript', lambda x: x * int(x.shape[2]), r'differs from PyTorch by .* on 1 images of 97x131'),
     ],
 )
-def test_what_cannot_be_exported_is_named_and_leaves_no_file(kind, function, message, tmp_path, needs):
+def test_failed_export_names_the_operator_and_writes_no_file(kind, function, message, tmp_path, needs):
     needs(kind)
     out = tmp_path / f'a{FORMATS[kind].suffix}'
-    out.write_text('what stood there')
+    out.write_text('previous content')
     with pytest.raises(ExportError, match=message):
         write_export(Function(function), str(out), kind)
-    assert os.listdir(tmp_path) == [out.name] and out.read_text() == 'what stood there'
+    assert os.listdir(tmp_path) == [out.name] and out.read_text() == 'previous content'
 
 
-def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch):
+def test_unwritable_path_is_reported(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     with pytest.raises(WriteError, match='could not be written'):
         write_export(Function(lambda x: x * 2), str(tmp_path / 'file' / 'a.pt'), 'torchscript')
 
 
-def test_what_is_not_installed(monkeypatch):
+def test_missing_packages_are_reported(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(UserError, match=r"onnx is not installed: in the project folder, pip install .*'.\[export\]'"):
         check_format('a.onnx', 'onnx')
@@ -128,7 +128,7 @@ def test_what_is_not_installed(monkeypatch):
     check_format('a.pt', 'torchscript')
 
 
-def test_a_compiler_that_is_not_installed(tmp_path, monkeypatch, needs):
+def test_missing_compiler_is_reported(tmp_path, monkeypatch, needs):
     needs('torch_export')
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -142,7 +142,7 @@ def test_a_compiler_that_is_not_installed(tmp_path, monkeypatch, needs):
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
-def test_a_model_that_torchs_compiler_fails_at(tmp_path, monkeypatch, needs, wrapped):
+def test_failure_of_inductor_is_reported(tmp_path, monkeypatch, needs, wrapped):
     needs('torch_export')
     from torch._inductor import exc
 
@@ -167,13 +167,13 @@ def test_a_model_that_torchs_compiler_fails_at(tmp_path, monkeypatch, needs, wra
     ],
     ids=['none', 'convolution', 'linear'],
 )
-def test_options_of_inductor_for_layers_whose_batch_depends_on_the_image(tmp_path, monkeypatch, needs, layers, changed):
+def test_inductor_options_for_layers_on_regions(tmp_path, monkeypatch, needs, layers, changed):
     needs('torch_export')
     used = {}
 
     def keep_options(program, package_path, inductor_configs):
         used.update(inductor_configs)
-        raise KeyboardInterrupt  # nothing to compile
+        raise KeyboardInterrupt  # ends before anything is compiled
 
     monkeypatch.setattr('torch._inductor.aoti_compile_and_package', keep_options)
     shared, on_regions = torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential(*layers)
@@ -188,7 +188,7 @@ def test_options_of_inductor_for_layers_whose_batch_depends_on_the_image(tmp_pat
     assert used == changed and not os.listdir(tmp_path)
 
 
-def test_an_onnxscript_that_this_torch_does_not_know(tmp_path, monkeypatch):
+def test_old_onnxscript_is_reported(tmp_path, monkeypatch):
     if torch.__version__ < '2.9':
         pytest.skip('the exporter of ONNX started from TorchScript before')
     for package in FORMATS['onnx'].packages:

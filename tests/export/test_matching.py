@@ -1,4 +1,4 @@
-"""Detections are matched by label, place, score and mask."""
+"""Detections are matched by label, box, score and mask."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from fcvit_mm.export.matching import match
 
 
-def test_matches_are_of_one_label_near_and_alike():
+def test_matches_have_equal_labels_and_similar_boxes_scores_and_masks():
     boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 100.0], [50.0, 50.0, 90.0, 90.0]])
     expected = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1])
     assert match(expected, expected) == (3, 3, 3, 0.0) and match(expected, expected).agree()

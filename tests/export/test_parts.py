@@ -1,4 +1,4 @@
-"""Parts that take pixels normalize them as mmdet does."""
+"""Exported parts with pixels as input normalize them as mmdet does; features."""
 
 import torch
 import torch.nn as nn
@@ -7,7 +7,7 @@ from detectors import build_detector, drawn_image
 from fcvit_mm.export.detectors.detections import Detections
 from fcvit_mm.export.parts import Features, FromPixels, Preparation
 
-#: As mmdet's stock configs normalize.
+#: The normalization of mmdet's stock configs.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 
 
@@ -25,8 +25,8 @@ def test_pixels_are_normalized_as_mmdet_does():
     assert part.axes == {1: 'height', 2: 'width'} and part.inputs(3, 3, 8, 9).shape == (1, 8, 9, 3)
 
 
-def test_a_neck_or_backbone_that_returns_one_tensor():
-    """As FPNC of MMOCR: it is one map, not one for each image of the batch."""
+def test_neck_or_backbone_that_returns_one_tensor():
+    """As FPNC of MMOCR. The tensor is one map, not a list with one map per image."""
     images = torch.rand(2, 3, 4, 4)
     for part in (Features(nn.Identity()), Features(nn.Identity(), nn.Identity())):
         (features,) = part(images)

@@ -1,4 +1,4 @@
-"""The images that 8-bit files are calibrated and measured on, and what is measured."""
+"""Calibration and measurement of 8-bit files, and the operators that stay in float32."""
 
 import os
 
@@ -19,7 +19,7 @@ from fcvit_mm.export.quantization import (
 )
 
 
-def test_accuracy_is_that_of_the_labels(samples):
+def test_accuracy_is_computed_from_class_folders(samples):
     labelled = labelled_images(str(samples), ('c', 'b', 'a'), 3)
     assert [sample.label for sample in labelled] == [2, 2, 1, 1, 0, 0]
     scores = {'always c': torch.tensor([[0.7, 0.2, 0.1]]), 'always a': torch.tensor([[0.2, 0.1, 0.7]])}
@@ -35,14 +35,14 @@ def test_accuracy_is_that_of_the_labels(samples):
 
 
 @pytest.mark.parametrize('channels', [1, 2])
-def test_a_single_channel_has_no_best_class(channels, samples):
-    """A segmentor with a sigmoid: all of its pixels would agree."""
+def test_no_agreement_is_reported_for_one_channel(channels, samples):
+    """For a segmentor with a sigmoid and one channel, all pixels would agree."""
     runs = {'first': lambda path: torch.zeros(1, channels, 2, 2), 'second': lambda path: torch.ones(1, channels, 2, 2)}
     found = measure_drift(runs, calibration_images(str(samples), 2), lambda path: path, True)['runtimes']['second']
     assert found == dict(mean_abs_difference=1, max_abs_difference=1, **(dict(agreement=1) if channels > 1 else {}))
 
 
-def test_labels_of_other_classes(samples, tmp_path):
+def test_class_folders_that_do_not_match_are_refused(samples, tmp_path):
     with pytest.raises(
         UserError,
         match=r'has 3 folders \(a, b, c\), expected one for each of the 4 classes \(w, x, .*: name them after',
@@ -50,11 +50,11 @@ def test_labels_of_other_classes(samples, tmp_path):
         labelled_images(str(samples), tuple('wxyz'), 4)
     with pytest.raises(UserError, match='in the folders of .*, expected one folder per class: give the folder'):
         labelled_images(str(samples / 'a'), None, 3)
-    # Other names in the checkpoint, but as many: in order.
+    # The names in the checkpoint differ, but their number is the same: folders are used in order.
     assert labelled_images(str(samples), tuple('xyz'), 3)[-1].label == 2
 
 
-def test_an_old_onnx_runtime(needs, monkeypatch):
+def test_old_onnx_runtime_is_refused(needs, monkeypatch):
     needs('onnx')
     check_quantizer()
     monkeypatch.setattr('onnxruntime.__version__', '1.20.1')
@@ -68,7 +68,7 @@ def test_calibration_images_are_spread_evenly(samples):
     assert len(calibration_images(str(samples), 100)) == 6
 
 
-def test_products_of_detections_are_those_after_suppression_without_weights(tmp_path, needs):
+def test_products_of_detections_are_found(tmp_path, needs):
     needs('onnx')
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -95,26 +95,26 @@ def test_products_of_detections_are_those_after_suppression_without_weights(tmp_
 @pytest.mark.parametrize(
     'operators, expected',
     [
-        # a stream of two branches, after whose beginning a constant is added
+        # a residual stream with two branches; a constant is added at its start
         (
             ['Conv images s', 'Add s t', 'Conv t u', 'Add t,u v', 'Conv v w', 'Relu w x', 'Add v,x y', 'Conv y out'],
             ['s'],
         ),
-        # of one branch only
+        # only one branch
         (['Conv images s', 'Conv s t', 'Add s,t u', 'Conv u out'], []),
-        # two streams: the second begins at a downsampling of the first
+        # two streams: the second starts at a downsampling of the first
         (
             ['Conv images a', 'Conv a b', 'Add a,b c', 'Conv c d', 'Add c,d e', 'Conv e f', 'MatMul f,f g', 'Add f,g h']
             + ['Gemm h i', 'Add h,i out'],
             ['a', 'f'],
         ),
-        # a pyramid: maps of other levels are added
+        # a feature pyramid, where maps of different levels are added
         (['Conv images a', 'Conv a b', 'Conv a c', 'Add b,c d', 'Conv b e', 'Add d,e out'], []),
-        # sizes are no stream
+        # shapes are no stream
         (['Conv images a', 'Shape a b', 'Add b c', 'Conv a d', 'Conv d e', 'Add e,c f', 'Add f,b out'], []),
     ],
 )
-def test_streams_begin_at_patch_embeddings_and_downsampling(operators, expected, tmp_path, needs):
+def test_residual_streams_start_at_patch_embeddings_and_downsampling(operators, expected, tmp_path, needs):
     needs('onnx')
     from onnx import TensorProto, helper, save
 
@@ -132,8 +132,8 @@ def test_streams_begin_at_patch_embeddings_and_downsampling(operators, expected,
     assert starts_of_streams(path) == expected
 
 
-def test_streams_of_a_backbone(saved, tmp_path, needs):
-    """The stem, and the one downsampling."""
+def test_residual_streams_of_a_backbone(saved, tmp_path, needs):
+    """They start at the stem and at the downsampling."""
     needs('onnx')
     import onnx
 
@@ -145,7 +145,7 @@ def test_streams_of_a_backbone(saved, tmp_path, needs):
 
 
 @pytest.mark.parametrize('excluded', ['products_of_detections', 'starts_of_streams'])
-def test_sensitive_products_stay_in_float32(excluded, tmp_path, needs, monkeypatch):
+def test_excluded_products_stay_in_float32(excluded, tmp_path, needs, monkeypatch):
     needs('onnx')
     from onnx import TensorProto, helper, load, numpy_helper, save
 

@@ -1,4 +1,4 @@
-"""Which part of a model is exported."""
+"""Selection of the part of a model to export."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from fcvit_mm.errors import UserError
 from fcvit_mm.export.selection import take_part
 
 
-def test_models_of_other_structure():
+def test_unsupported_models_are_refused():
     with pytest.raises(UserError, match='Linear has no backbone in model.backbone: give the config of a model'):
         take_part(nn.Linear(2, 2), 'classification')
     other = nn.Module()
@@ -30,8 +30,8 @@ def test_models_of_other_structure():
 
 
 @pytest.mark.parametrize('kind', ['RegressionHead', 'ConformerHead'])
-def test_classifiers_that_predict_in_their_own_way(kind):
-    """A softmax over the values of a regression would always be 1."""
+def test_classifiers_without_softmax_are_refused(kind):
+    """For example, the softmax of a regression with one value is always 1."""
     heads = pytest.importorskip('mmpretrain.models.heads')
     model = nn.Module()
     options = dict(num_classes=2, in_channels=(2, 2)) if kind == 'ConformerHead' else {}
@@ -51,7 +51,7 @@ def test_classifiers_that_predict_in_their_own_way(kind):
         ('FCNHead', dict(num_convs=1, in_channels=4)),
     ],
 )
-def test_the_first_output_of_a_segmentor_is_its_prediction(kind, options):
+def test_prediction_of_segmentors_with_several_outputs(kind, options):
     heads = pytest.importorskip('mmseg.models.decode_heads')
     model = nn.Module()
     model.backbone = nn.Conv2d(3, 4, 3, stride=2, padding=1)
@@ -62,7 +62,7 @@ def test_the_first_output_of_a_segmentor_is_its_prediction(kind, options):
     torch.testing.assert_close(part(images), expected)
 
 
-def test_segmentors_that_predict_in_their_own_way():
+def test_segmentors_that_override_the_prediction_are_refused():
     heads = pytest.importorskip('mmseg.models.decode_heads')
 
     class Own(heads.FCNHead):

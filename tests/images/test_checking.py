@@ -1,4 +1,4 @@
-"""Corrupt and truncated image files are named before training reads them."""
+"""Corrupt and truncated image files are reported."""
 
 import errno
 import importlib.util
@@ -22,20 +22,22 @@ from fcvit_mm.images import (
 
 
 @pytest.mark.parametrize('kind, suffix', KINDS)
-def test_images_of_any_kind_are_checked(kind, suffix, tmp_path):
+def test_truncation_is_found_in_all_formats(kind, suffix, tmp_path):
     path = tmp_path / f'image.{suffix}'
     write_kind(path, kind)
     assert image_problem(path) is None and truncation_problem(path) is None and image_size(path) == (256, 64)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
     assert f'{path} cannot be decoded' in image_problem(path)
-    if suffix != 'tif' or importlib.util.find_spec('tifffile'):  # without it, only decoding tells
+    if suffix != 'tif' or importlib.util.find_spec(
+        'tifffile'
+    ):  # without tifffile, truncation is only found by decoding
         assert f'{path} cannot be decoded' in truncation_problem(path)
     with pytest.raises(ImageError, match='cannot be decoded'):
         read_image(path)
 
 
-def test_problems_are_those_of_what_loads_an_image(tmp_path):
+def test_problems_are_those_of_the_loading_step(tmp_path):
     from mmcv.transforms import LoadImageFromFile
 
     path = tmp_path / 'bands.tif'
@@ -44,7 +46,7 @@ def test_problems_are_those_of_what_loads_an_image(tmp_path):
     assert image_problem(path, read) is None and read(path).shape == (64, 256, 8)
     (tmp_path / 'text.tif').write_text('not an image')
     assert 'text.tif cannot be decoded' in image_problem(tmp_path / 'text.tif', read)
-    # Complete, and not of the kind that the steps load.
+    # A complete file in a format that the loading step does not support.
     np.save(tmp_path / 'array.npy', np.zeros((4, 5, 3), np.float32))
     assert image_problem(tmp_path / 'array.npy') is None
     assert 'array.npy cannot be decoded' in image_problem(tmp_path / 'array.npy', read)
@@ -52,7 +54,7 @@ def test_problems_are_those_of_what_loads_an_image(tmp_path):
         read(tmp_path / 'array.npy')
 
 
-def test_a_complete_image_that_the_pipeline_cannot_load(tmp_path):
+def test_unsupported_images_are_not_reported_as_corrupt(tmp_path):
     from mmcv.transforms import LoadImageFromFile
 
     path = tmp_path / 'float.tif'
@@ -80,6 +82,6 @@ def test_too_many_open_files_are_no_corrupt_file(tmp_path, monkeypatch):
         assert type(error.value) is UserError  # an ImageError would be skipped in prediction
 
 
-def test_labels(tmp_path):
+def test_labels_of_a_segmentation_map(tmp_path):
     Image.fromarray(np.array([[0, 3], [3, 255]], np.uint8)).save(tmp_path / 'map.png')
     assert read_labels(tmp_path / 'map.png') == [0, 3, 255]

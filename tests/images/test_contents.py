@@ -1,4 +1,4 @@
-"""A file that is something else than its name says is named as what it is."""
+"""The actual format of a file is reported if it is not an image."""
 
 import re
 
@@ -33,7 +33,7 @@ from fcvit_mm.images import ImageError, image_problem, other_content, read_image
         (b'\1\2\3\4', r'cannot be decoded \('),
     ],
 )
-def test_files_that_are_something_else_than_their_name_says(content, message, tmp_path):
+def test_actual_format_of_a_file_is_reported(content, message, tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(content)
     problem = image_problem(path)
@@ -42,5 +42,5 @@ def test_files_that_are_something_else_than_their_name_says(content, message, tm
         read_image(path)
 
 
-def test_no_content_of_a_file_that_is_missing(tmp_path):
+def test_missing_file_has_no_format(tmp_path):
     assert other_content(tmp_path / 'a.jpg') == ''

@@ -9,14 +9,14 @@ from fcvit_mm.images import ImageError, find_images, find_inputs, list_images, r
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images in two folders, one of them hidden, and other files."""
+    """A folder with images, one of them hidden and one in a subfolder, and other files."""
     for name in ('b.PNG', 'a.jpg', '.hidden.jpg', 'notes.txt', 'below/c.jpg'):
         (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / 'in' / name).touch()
     return tmp_path / 'in'
 
 
-def test_images_are_found(folder):
+def test_images_are_found_in_folders_and_subfolders(folder):
     def names(paths):
         return [os.path.relpath(path, folder) for path in paths]
 
@@ -47,7 +47,7 @@ def test_images_are_found(folder):
         ),
     ],
 )
-def test_paths_that_stand_for_no_image(path, images, inputs, folder):
+def test_invalid_paths_are_refused(path, images, inputs, folder):
     (folder / 'empty').mkdir()
     with pytest.raises(ImageError, match=images):
         find_images(folder / path)
@@ -55,7 +55,7 @@ def test_paths_that_stand_for_no_image(path, images, inputs, folder):
         find_inputs(folder / path)
 
 
-def test_links_to_folders_above_are_not_followed(tmp_path):
+def test_links_to_parent_folders_are_not_followed(tmp_path):
     (tmp_path / 'in' / 'deep').mkdir(parents=True)
     (tmp_path / 'in' / 'a.png').touch()
     (tmp_path / 'beside').mkdir()
@@ -69,13 +69,13 @@ def test_links_to_folders_above_are_not_followed(tmp_path):
     (tmp_path / 'in' / 'itself.png').symlink_to('itself.png')
     entries = {entry.name: entry.is_symlink() for entry in walk_entries(tmp_path / 'in')}
     assert entries == {'a.png': False, 'b.png': False, 'gone': True, 'itself.png': True}
-    # As any link without a target, it is reported when it is read.
+    # A link without a target is reported when it is read.
     assert find_images(tmp_path / 'in')[1:] == [str(tmp_path / 'in' / 'itself.png')]
     with pytest.raises(ImageError, match='itself.png cannot be decoded .*symbolic links'):
         read_image(tmp_path / 'in' / 'itself.png')
 
 
-def test_folders_without_permission(folder, monkeypatch, capsys):
+def test_folders_without_permission_are_reported(folder, monkeypatch, capsys):
     below = os.fspath(folder / 'below')
     original = os.scandir
 
@@ -84,18 +84,18 @@ def test_folders_without_permission(folder, monkeypatch, capsys):
             raise PermissionError(13, 'Permission denied', path)
         return original(path)
 
-    monkeypatch.setattr(os, 'scandir', scandir)  # the tests may be run by root, who reads everything
+    monkeypatch.setattr(os, 'scandir', scandir)  # the tests may be run by root, who can read everything
     monkeypatch.setattr(os, 'access', lambda path, mode: path != below)
     assert len(find_images(folder, recursive=True)) == 2
-    said = capsys.readouterr()
-    assert f'{below} cannot be read, because permission is missing: the files' in said.out + said.err
+    output = capsys.readouterr()
+    assert f'{below} cannot be read, because permission is missing: the files' in output.out + output.err
     with pytest.raises(ImageError, match='below cannot be read, because permission is missing: change'):
         find_images(below)
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
-def test_what_only_has_the_name_of_an_image(tmp_path):
-    """A pipe would be waited for; a broken link is reported when it is read."""
+def test_pipes_and_folders_with_the_name_of_an_image_are_ignored(tmp_path):
+    """Reading a pipe would block. A broken link is reported when it is read."""
     os.mkfifo(tmp_path / 'pipe.jpg')
     (tmp_path / 'folder.jpg').mkdir()
     (tmp_path / 'to_pipe.jpg').symlink_to(tmp_path / 'pipe.jpg')

@@ -1,4 +1,4 @@
-"""Images of any size are opened; Pillow's own limit stays for others."""
+"""Images of any size are opened; Pillow's limit is not changed for other code."""
 
 import os
 import subprocess
@@ -21,12 +21,12 @@ from fcvit_mm.images import (
 
 
 @pytest.mark.filterwarnings('error')
-def test_large_images_are_the_users_own(tmp_path, monkeypatch):
+def test_large_images_are_opened(tmp_path, monkeypatch):
     limit = Image.MAX_IMAGE_PIXELS
     Image.new('1', (13500, 13500), 1).save(tmp_path / 'large.png')
     assert truncation_problem(tmp_path / 'large.png') is None
     assert image_size(tmp_path / 'large.png') == (13500, 13500) and limit == Image.MAX_IMAGE_PIXELS
-    # What decodes all pixels is asked of a small image and a small limit.
+    # Functions that decode all pixels are tested with a small image and a small limit.
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
     Image.new('L', (30, 20), 3).save(tmp_path / 'small.png')
     assert image_problem(tmp_path / 'small.png') is None and read_labels(tmp_path / 'small.png') == [3]
@@ -40,14 +40,14 @@ def test_large_images_are_the_users_own(tmp_path, monkeypatch):
         read_untrusted_image(tmp_path / 'small.png', 'small.png', 2**20, 500)
 
 
-def test_names_that_are_not_utf8(tmp_path):
-    """OpenCV ends the process at them, so a process of its own tells."""
+def test_file_names_that_are_not_utf8(tmp_path):
+    """OpenCV may end the process, so the test starts another one."""
     path = os.fsdecode(os.fsencode(tmp_path / 'gr') + b'\xf6n.jpg')
     try:
         with open(path, 'wb') as file:
             file.write(b'\xff\xd8 no image')
     except OSError:
-        pytest.skip('the file system takes only names that are UTF-8')
+        pytest.skip('the file system accepts only names in UTF-8')
     code = 'import sys; from fcvit_mm.images import image_problem; print(ascii(image_problem(sys.argv[1])))'
     done = subprocess.run([sys.executable, '-c', code, path], capture_output=True, text=True)
     assert 'gr\\udcf6n.jpg cannot be decoded, because it is text' in done.stdout and done.returncode == 0, done.stderr

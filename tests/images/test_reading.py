@@ -1,4 +1,4 @@
-"""Images are read as training reads them, those of unknown origin within limits."""
+"""Images are read as in training; untrusted images are read within limits."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ from fcvit_mm.images import (
 
 @pytest.fixture
 def photo(tmp_path):
-    """A JPEG that its EXIF data turns by 90 degrees: 40 wide and 30 high as stored, red on the left."""
+    """A JPEG that its EXIF data rotates by 90 degrees: stored with width 40 and height 30, red on the left."""
     pixels = np.zeros((30, 40, 3), np.uint8)
     pixels[:, :20, 0] = 250
     exif = Image.Exif()
@@ -32,7 +32,7 @@ def photo(tmp_path):
     return tmp_path / 'photo.jpg'
 
 
-def test_images_are_read_as_training_reads_them(photo):
+def test_images_are_read_as_in_training(photo):
     from mmcv.transforms import LoadImageFromFile
 
     expected = LoadImageFromFile()(dict(img_path=str(photo)))['img'][..., ::-1]
@@ -50,7 +50,7 @@ def test_images_have_three_channels_of_8_bits(mode, tmp_path):
     assert found.shape == (4, 5, 3) and found.dtype == np.uint8
 
 
-def test_images_that_cannot_be_read(photo, tmp_path):
+def test_missing_empty_and_truncated_images_are_refused(photo, tmp_path):
     (tmp_path / 'empty.jpg').touch()
     (tmp_path / 'short.jpg').write_bytes(photo.read_bytes()[:-100])
     for name, message in (
@@ -70,7 +70,7 @@ def test_bytes_after_the_image_are_allowed(photo):
 
 
 @pytest.mark.parametrize('kind, suffix', KINDS[:7])
-def test_images_are_read_as_opencv_reads_them(kind, suffix, tmp_path):
+def test_images_agree_with_opencv(kind, suffix, tmp_path):
     path = tmp_path / f'image.{suffix}'
     write_kind(path, kind)
     expected = cv2.imread(str(path))
@@ -78,13 +78,13 @@ def test_images_are_read_as_opencv_reads_them(kind, suffix, tmp_path):
     np.testing.assert_array_equal(read_image(path), expected[..., ::-1])
 
 
-def test_any_image_is_shown():
+def test_images_with_any_number_of_channels_are_displayed():
     grey, bands = np.full((4, 5), 7, np.uint8), np.zeros((4, 5, 8), np.float32)
     bands[..., 0], bands[0, 0, 2] = 0.5, 1
     assert (display(grey) == 7).all() and display(grey).shape == (4, 5, 3)
     shown = display(bands)
     assert shown.dtype == np.uint8 and shown[1, 1].tolist() == [0, 0, 128] and shown[0, 0].tolist() == [255, 0, 128]
-    # Values of 8 bits stay, as float32 too.
+    # 8-bit values are not changed, also as float32.
     rgb = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
     np.testing.assert_array_equal(display(rgb), rgb)
     np.testing.assert_array_equal(display(rgb.astype(np.float32)), rgb)
@@ -113,7 +113,7 @@ def truncate(path):
         (lambda path: write_bomb(path, 2**30, 2**30), 'decodes to far more than the accepted 50 million pixels'),
     ],
 )
-def test_untrusted_images_that_are_refused(make, message, tmp_path):
+def test_invalid_untrusted_images_are_refused(make, message, tmp_path):
     make(tmp_path / 'upload')
     with pytest.raises(ImageError, match=message) as error:
         read_untrusted_image(str(tmp_path / 'upload'), 'holiday.png', 2**20, 50_000_000)

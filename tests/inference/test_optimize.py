@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from networks import FCVIT_OPTIONS as OPTIONS
 from networks import build_fcvit as micro
-from networks import disturbed as trained
+from networks import randomize_norms as trained
 from torch.nn.utils import parametrize
 
 import fcvit_mm

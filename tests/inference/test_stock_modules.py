@@ -36,14 +36,14 @@ def detector(name, **changes):
     """Build a detector with many detections, whose boxes do not amplify small differences."""
     if 'rcnn' in name:
         changes = dict(changes, test_cfg__rcnn__score_thr=0.05, test_cfg__rpn__max_per_img=200)
-    model = disturbed_norms(build_detector(name, **changes))
+    model = randomize_norms(build_detector(name, **changes))
     for name, parameter in model.named_parameters():
         if '_reg' in name and parameter.ndim > 1:
             parameter.data.mul_(0.02)
     return model
 
 
-def disturbed_norms(model):
+def randomize_norms(model):
     torch.manual_seed(3)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
@@ -127,7 +127,7 @@ def segmentor(name, backbone=None, norm='BN'):
     for parameter in model.decode_head.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return disturbed_norms(model)
+    return randomize_norms(model)
 
 
 @torch.no_grad()
@@ -185,7 +185,7 @@ BACKBONES = [
 def test_backbones_of_the_libraries(library, kind, options, any_layer_size):
     backbones = pytest.importorskip(f'{library}.models.backbones')
     torch.manual_seed(0)
-    model = disturbed_norms(getattr(backbones, kind)(**options))
+    model = randomize_norms(getattr(backbones, kind)(**options))
     optimized = fcvit_mm.optimize_for_inference(model)
     assert norms(model) and not norms(optimized)
     x = torch.randn(2, 3, 64, 64)
@@ -268,7 +268,7 @@ def test_a_transformer_detector_around_a_network_of_ours():
     )
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = disturbed_norms(MODELS.build(ConfigDict(cfg)))
+        model = randomize_norms(MODELS.build(ConfigDict(cfg)))
     assert_same(detect(fcvit_mm.optimize_for_inference(model)), detect(model))
 
 

@@ -4,7 +4,7 @@ import fcvit_mm.models.scaled
 import pytest
 import torch
 from mmengine.registry import MODELS
-from networks import NETWORKS, build, images, stirred
+from networks import NETWORKS, build, images, perturb
 
 import fcvit_mm
 
@@ -15,7 +15,7 @@ SMALL = dict(arch=NETWORKS['cait'].arguments['arch'])
 
 @torch.no_grad()
 def test_class_attention_does_not_change_the_patch_tokens():
-    model = stirred(build(NETWORKS['cait'], out_type='cls_token')).eval()
+    model = perturb(build(NETWORKS['cait'], out_type='cls_token')).eval()
     tokens, grid = model.forward_tokens(images(64, 64))
     assert model.patches(tokens) is tokens and tokens.shape[1] == grid[0] * grid[1], 'no class token among the patches'
     token = model.class_token(tokens)

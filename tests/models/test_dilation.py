@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn as nn
-from networks import NETWORKS, build, disturbed, images
+from networks import NETWORKS, build, images, randomize_norms
 
 from fcvit_mm.models.fcvit import GlobalContext
 from fcvit_mm.models.layers import GroupNorm1
@@ -13,7 +13,7 @@ NAMES = [name for name, network in NETWORKS.items() if hasattr(network.type, 'st
 
 def make_local(name, **options):
     """Build a network without its operations on complete maps, whose results change with the number of positions."""
-    model = disturbed(build(NETWORKS[name], **options))
+    model = randomize_norms(build(NETWORKS[name], **options))
     for module_name, module in list(model.named_modules()):
         if isinstance(module, (GroupNorm1, GlobalContext)) or type(module).__name__ == 'FeatScale':
             parent, _, leaf = module_name.rpartition('.')

@@ -9,7 +9,7 @@ import torch.nn as nn
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.utils import digit_version
-from networks import NETWORKS, Network, assert_all_grads, assert_same, build, disturbed, images, publish
+from networks import NETWORKS, Network, assert_all_grads, assert_same, build, images, publish, randomize_norms
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import fcvit_mm
@@ -53,7 +53,7 @@ def test_reference_operations_agree(network):
 
 @torch.no_grad()
 def test_optimized_outputs_agree(network):
-    model = disturbed(build(network))
+    model = randomize_norms(build(network))
     optimized = fcvit_mm.optimize_for_inference(model, images(64, 64))
     inside = [module for name, module in optimized.named_modules() if not name.startswith('norm')]
     assert not [module for module in inside if isinstance(module, _BatchNorm)] or network.arguments.get('dynamic')

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn as nn
-from networks import disturbed
+from networks import randomize_norms
 
 from fcvit_mm.models.fusion import fuse_batch_norm_, fuse_batch_norm_before_, fuse_input_, fuse_output_
 from fcvit_mm.models.layers import Conv2d
@@ -14,12 +14,12 @@ from fcvit_mm.models.stages import PatchEmbed
 def test_batch_norms_are_fused_into_adjacent_layers():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6, 6)
-    embed = disturbed(PatchEmbed(5, 7, 3, 2))
+    embed = randomize_norms(PatchEmbed(5, 7, 3, 2))
     expected = embed(x)
     embed.fuse_()
     assert isinstance(embed.norm, nn.Identity)
     torch.testing.assert_close(embed(x), expected, rtol=1e-4, atol=1e-5)
-    norm, layer = disturbed(nn.BatchNorm2d(5)), Conv2d(5, 4, 1, bias=False)
+    norm, layer = randomize_norms(nn.BatchNorm2d(5)), Conv2d(5, 4, 1, bias=False)
     expected = layer(norm(x))
     assert isinstance(fuse_batch_norm_before_(norm, layer), nn.Identity)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)

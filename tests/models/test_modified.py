@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.modules.module as nn_module
-from networks import NETWORKS, build, disturbed, images
+from networks import NETWORKS, build, images, randomize_norms
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.parametrize import register_parametrization
 
@@ -22,7 +22,7 @@ CONVOLUTIONAL = [name for name in NETWORKS if 'fcvit' in name or 'dwnet' in name
 
 
 def make(name, **options):
-    return disturbed(build(NETWORKS[name], **options))
+    return randomize_norms(build(NETWORKS[name], **options))
 
 
 def outputs(model, x):

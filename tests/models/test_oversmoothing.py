@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import attn_scale_matrix, stirred
+from networks import attn_scale_matrix, perturb
 
 from fcvit_mm.models.oversmoothing import (
     METHODS,
@@ -41,7 +41,7 @@ def test_small_lamb_takes_effect_in_half_precision(dtype):
 
 def test_head_mixing_agrees_with_the_explicit_matrix():
     torch.manual_seed(0)
-    mixing = stirred(AttnScaleHeadMixing(3)).double()
+    mixing = perturb(AttnScaleHeadMixing(3)).double()
     attention = torch.randn(2, 5, 5, 3, dtype=torch.double).softmax(2)
     mixed = F.linear(attention, mixing.weight, mixing.bias)
     torch.testing.assert_close(mixing(attention), 1 / 5 + (mixed - 1 / 5) * (1 + mixing.lamb))
@@ -54,7 +54,7 @@ def test_feat_scale_agrees_with_the_formula(shape, factor):
     y = torch.randn(shape, dtype=torch.double)
     layer = FeatScale(4, factor).double()
     torch.testing.assert_close(layer(y), y)
-    stirred(layer)
+    perturb(layer)
     for given, out in zip(y.flatten(1, -2), layer(y).flatten(1, -2)):
         dc = given.mean(0)
         for token, found in zip(given, out):

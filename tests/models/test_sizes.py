@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import NETWORKS, build, disturbed, images
+from networks import NETWORKS, build, images, randomize_norms
 
 import fcvit_mm
 from fcvit_mm.ops import measured, native
@@ -37,7 +37,7 @@ def models():
 
     def get(name):
         if name not in made:
-            model = disturbed(build(NETWORKS[name]))
+            model = randomize_norms(build(NETWORKS[name]))
             made[name] = model, fcvit_mm.optimize_for_inference(model, images(64, 64))
         return made[name]
 

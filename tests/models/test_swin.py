@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from networks import NETWORKS, build, stirred
+from networks import NETWORKS, build, perturb
 
 import fcvit_mm
 
@@ -20,7 +20,7 @@ def test_unmodified_swin_agrees_with_timm():
     import timm
 
     arch = dict(depths=(2, 2, 2, 2), channels=(8, 16, 32, 64), num_heads=(2, 2, 4, 4))
-    model = stirred(fcvit_mm.Swin(arch, (), out_indices=3)).eval()
+    model = perturb(fcvit_mm.Swin(arch, (), out_indices=3)).eval()
     theirs = timm.create_model(
         'swin_tiny_patch4_window7_224', embed_dim=8, depths=arch['depths'], num_classes=0, num_heads=arch['num_heads']
     ).eval()
@@ -51,7 +51,7 @@ def test_timm_checkpoints_load(tmp_path):
 
 
 def test_bias_tables_of_a_checkpoint_are_resized():
-    small, large = stirred(build(NETWORKS['swin'], window_size=5)), build(NETWORKS['swin'], window_size=7)
+    small, large = perturb(build(NETWORKS['swin'], window_size=5)), build(NETWORKS['swin'], window_size=7)
     large.load_state_dict(small.state_dict())
     table = small.stages[0].blocks[1].attn.relative_position_bias_table
     found = large.stages[0].blocks[1].attn.relative_position_bias_table

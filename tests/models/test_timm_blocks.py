@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import NETWORKS, attn_scale_matrix, build, disturbed, images, stirred
+from networks import NETWORKS, attn_scale_matrix, build, images, perturb, randomize_norms
 
 pytest.importorskip('timm')
 from fcvit_mm.models import timm_blocks
@@ -12,7 +12,7 @@ from fcvit_mm.models.timm_blocks import AttnScaleSelfAttention, AttnScaleWindowA
 @pytest.mark.parametrize('masked', [False, True])
 def test_window_attention_agrees_with_the_explicit_matrix(masked):
     torch.manual_seed(0)
-    layer = stirred(AttnScaleWindowAttention(8, 2, 3, ('attn_scale',))).double()
+    layer = perturb(AttnScaleWindowAttention(8, 2, 3, ('attn_scale',))).double()
     x = torch.randn(8, 9, 8, dtype=torch.double)
     mask = shift_mask((6, 6), (3, 3), (1, 1), x) if masked else None
     q, k, v = layer.qkv(x).view(8, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)
@@ -27,7 +27,7 @@ def test_window_attention_agrees_with_the_explicit_matrix(masked):
 @pytest.mark.parametrize('make', [lambda: AttnScaleSelfAttention(8, 2, ('attn_scale',)), lambda: TalkingHeads(8, 2)])
 def test_attention_matrix_is_the_one_applied(make):
     torch.manual_seed(0)
-    layer = stirred(make()).eval()
+    layer = perturb(make()).eval()
     x = torch.randn(2, 9, 8)
     values = layer.qkv(x).view(2, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)[2]
     expected = layer.proj((layer.attention_matrix(x) @ values).transpose(1, 2).reshape(2, 9, 8))
@@ -46,7 +46,7 @@ def test_shift_mask_separates_wrapped_rows():
 @torch.no_grad()
 def test_shifted_windows_do_not_mix_opposite_edges():
     """On a map that is no multiple of the window, the rows that the roll moves to the other edge are masked."""
-    model = stirred(build(NETWORKS['swin'], methods=(), out_indices=0)).eval()
+    model = perturb(build(NETWORKS['swin'], methods=(), out_indices=0)).eval()
     x = torch.randn(1, 3, 72, 40)  # a map of 18x10, padded to 21x14
     changed = x.clone()
     changed[..., :4, :] += 1  # the first row of patches, which the roll brings next to the last
@@ -57,7 +57,7 @@ def test_shifted_windows_do_not_mix_opposite_edges():
 
 def test_sliced_attention_agrees(monkeypatch):
     """CaiT computes the complete attention matrix only if gradients are needed."""
-    model, x = disturbed(build(NETWORKS['cait'])), images(40, 72)
+    model, x = randomize_norms(build(NETWORKS['cait'])), images(40, 72)
     expected = [output.detach() for output in model(x)]
     for limit in (1, 1000):
         monkeypatch.setattr(timm_blocks, 'SLICE_BYTES', limit)

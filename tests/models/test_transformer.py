@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from networks import METHODS, NETWORKS, build, stirred
+from networks import METHODS, NETWORKS, build, perturb
 from reference import (
     NUM_CLASSES,
     TRANSFORMER_INPUTS,
@@ -70,7 +70,7 @@ def test_logits_agree_with_published(kind, method):
 def test_starts_as_the_unmodified_network(kind, methods):
     """Each method has no effect at zero, and an effect at other values."""
     options = dict(layer_scale_init_value=1.0) if kind == 'cait' else {}
-    unmodified, model = stirred(micro(kind, (), **options)).eval(), micro(kind, methods, **options).eval()
+    unmodified, model = perturb(micro(kind, (), **options)).eval(), micro(kind, methods, **options).eval()
     assert not lambs(unmodified)
     missing, unexpected = model.load_state_dict(unmodified.state_dict(), strict=False)
     assert set(missing) == lambs(model) and not unexpected
@@ -100,7 +100,7 @@ def log_of(caplog, work):
 
 def save_unmodified(kind, path, **options):
     """Save weights of an unmodified network in the format of the releases of DeiT, CaiT and Swin."""
-    model = stirred(classifier(kind, (), **options))
+    model = perturb(classifier(kind, (), **options))
     weights = NETWORKS[kind].type.published_names.to_published(model.state_dict())
     width = model.out_channels[0]
     weights.update({'head.weight': torch.ones(5, width), 'head.bias': torch.zeros(5)})
@@ -181,7 +181,7 @@ def test_non_square_position_embeddings_are_refused():
 
 @pytest.mark.parametrize('kind', ['vit', 'cait'])
 def test_class_token_output_trains_all_parameters(kind):
-    model = stirred(classifier(kind, drop_path_rate=0.1, with_cp=True)).train()
+    model = perturb(classifier(kind, drop_path_rate=0.1, with_cp=True)).train()
     (token,) = model(torch.randn(2, 3, 30, 41))
     assert token.shape == (2, 24)
     token.square().sum().backward()

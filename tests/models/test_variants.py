@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from plain_net import own_rows
+from plain_net import temporary_variants
 from uninitialized import uninitialized
 
 import fcvit_mm
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROW = Variant('fcvit_nano', fcvit_mm.FCViT, dict(arch='tiny', out_indices=(3,)), 0.9, 'arXiv:0', 'FCViT')
 
 
-@pytest.fixture(name='own_rows')
-def fixture_own_rows():
-    with own_rows():
+@pytest.fixture(name='temporary_variants')
+def fixture_temporary_variants():
+    with temporary_variants():
         variants._listeners.clear()
         yield
 
@@ -86,7 +86,7 @@ def test_rows_cannot_be_changed():
         VARIANTS['fcvit_nano'] = ROW
 
 
-def test_listeners_get_earlier_and_later_variants(own_rows):
+def test_listeners_get_earlier_and_later_variants(temporary_variants):
     heard = []
     register_variant(ROW)
     for_each_variant(lambda row: heard.append(row.name))
@@ -98,7 +98,7 @@ def test_listeners_get_earlier_and_later_variants(own_rows):
     assert len(heard) == before
 
 
-def test_duplicate_variant_name_is_refused(own_rows):
+def test_duplicate_variant_name_is_refused(temporary_variants):
     register_variant(ROW)
     with pytest.raises(
         UserError, match="variant name 'fcvit_nano' of DWNet is already used by FCViT: register it under"

@@ -13,7 +13,7 @@ import fcvit_mm
 from fcvit_mm.ops import __main__ as command
 from fcvit_mm.ops import measured, use_ops
 from fcvit_mm.ops.dispatch import Implementation, operation
-from fcvit_mm.ops.measured import device_name, forget_choices, kind_of_call, path_of_choices, read_choices
+from fcvit_mm.ops.measured import clear_choices, device_name, kind_of_call, path_of_choices, read_choices
 
 X = torch.linspace(-1, 1, 96).view(1, 4, 6, 4)
 CPU = torch.device('cpu')
@@ -27,9 +27,9 @@ def untuned(monkeypatch, tmp_path):
     caches = (measured._is_tuned_cpu, measured._warn, measured._log_slower)
     for cache in caches:
         cache.cache_clear()
-    forget_choices()
+    clear_choices()
     yield
-    forget_choices()
+    clear_choices()
     for cache in caches:
         cache.cache_clear()
 
@@ -66,10 +66,10 @@ def test_the_faster_implementation_runs(capsys):
         op = twice(preferred, reference)
         torch.testing.assert_close(op(X), 2 * X)
         assert op.choose(X).name == name
-        forget_choices()
+        clear_choices()
         os.remove(path_of_choices(device_name(CPU)))
-    said = ''.join(capsys.readouterr())
-    assert said.count('twice uses reference for some maps, because it was measured faster than preferred on CPU') == 1
+    output = ''.join(capsys.readouterr())
+    assert output.count('twice uses reference for some maps, because it was measured faster than preferred on CPU') == 1
 
 
 def test_choices_are_stored_on_disk():
@@ -82,7 +82,7 @@ def test_choices_are_stored_on_disk():
     assert choice.row == 'reference' and choice.milliseconds['preferred'] > choice.milliseconds['reference']
     for again in (X, torch.randn(1, 4, 5, 5), torch.randn(2, 4, 4, 4)):  # 17 to 32 positions
         op(again)
-        forget_choices()
+        clear_choices()
     assert preferred.count == trials
     op(torch.randn(1, 4, 6, 6))
     assert preferred.count > trials
@@ -213,7 +213,7 @@ def test_corrupt_choices_are_measured_again(capsys):
         with open(path, 'w') as file:
             file.write(damaged)
         assert twice(Calls()).choose(X).name == 'preferred'
-        forget_choices()
+        clear_choices()
         with open(path) as file:
             assert len(json.load(file)) == 1
     assert 'cannot be read' in ''.join(capsys.readouterr())
@@ -236,7 +236,7 @@ def test_rebuilt_kernels_are_measured_again(monkeypatch, tmp_path):
 def test_choice_of_a_missing_implementation_is_measured_again():
     """An implementation that another version had, or that does not apply here."""
     twice(Calls()).choose(X)
-    forget_choices()
+    clear_choices()
     other = twice(Calls(), when=lambda x: False)
     assert other.choose(X).name == 'reference'
 

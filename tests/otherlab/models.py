@@ -1,4 +1,4 @@
-"""A detector, a neck and a head with the peculiarities of MMYOLO's."""
+"""Models of another library, with the special features of MMYOLO, MMPose, MMAction2 and MMDetection3D."""
 
 import torch
 import torch.nn as nn
@@ -32,7 +32,7 @@ class OtherPreprocessor(nn.Module):
 
 @MODELS.register_module()
 class PlainPreprocessor(BaseDataPreprocessor):
-    """Does not change the order of the channels, as MMAction2's."""
+    """A data preprocessor without channel conversion, as in MMAction2."""
 
     def __init__(self, mean=None, std=None):
         super().__init__()
@@ -46,7 +46,7 @@ class OtherDetector(SingleStageDetector):
         self.bbox_head = MODELS.build(bbox_head)
 
     def train(self, mode=True):
-        super().train(mode)  # returns nothing
+        super().train(mode)  # returns None
 
     def loss(self, inputs, data_samples):
         maps = self.bbox_head(self.neck(self.backbone(inputs)))
@@ -66,17 +66,17 @@ class Widened(nn.Module):
         return [layer(each) for layer, each in zip(self.layers, maps)]
 
     def train(self, mode=True):
-        super().train(mode)  # returns nothing
+        super().train(mode)  # returns None
 
 
 @MODELS.register_module()
 class OtherNeck(Widened):
-    """Has as many outputs channels as input channels."""
+    """A neck with as many output channels as input channels."""
 
 
 @MODELS.register_module()
 class AddingNeck(Widened):
-    """Adds inputs and outputs, which need equal numbers of channels."""
+    """A neck that adds inputs and outputs, which must have equal numbers of channels."""
 
     def forward(self, maps):
         return [each + output for each, output in zip(maps, super().forward(maps))]
@@ -94,12 +94,12 @@ class OtherHead(nn.Module):
 
 @MODELS.register_module()
 class OtherThing(nn.Module):
-    """No detector, and no model of any library."""
+    """A module that is no model of any library."""
 
 
 @MODELS.register_module()
 class OtherBox3D(SingleStageDetector):
-    """A detector of mmdet with a format of its own for predictions, as the 3D detectors of MMDetection3D."""
+    """A detector of mmdet with another format of predictions, as the 3D detectors of MMDetection3D."""
 
     def add_pred_to_datasample(self, data_samples, results_3d, results_2d):
         raise NotImplementedError
@@ -107,7 +107,7 @@ class OtherBox3D(SingleStageDetector):
 
 @MODELS.register_module()
 class OtherBackbone(nn.Module):
-    """A backbone as a ResNet with strides 8 and 32, of which the head reads the last."""
+    """A backbone with outputs of strides 8 and 32, of which the head reads the last."""
 
     def __init__(self, strides=(8, 32), channels=(8, 24), bare=False):
         super().__init__()
@@ -121,12 +121,12 @@ class OtherBackbone(nn.Module):
 
 @MODELS.register_module()
 class OtherPose(BaseModel):
-    """A model of a task of its own, as those of MMPose: no ground truth is known, but the mode ``'tensor'``.
+    """A model of another task, as in MMPose: its ground truth is unknown, but it supports ``mode='tensor'``.
 
     Args:
         takes (str): ``'images'``, or ``'clips'`` as MMAction2, or ``'names'`` as MMDetection3D.
-        size (tuple, optional): Height and width of the last map, if the head takes no other.
-        unpacks (str, optional): The backbone returns one map, or a tuple of it if its type begins with this.
+        size (tuple, optional): Height and width of the last map, if the head requires them.
+        unpacks (str, optional): The model unpacks the outputs of backbones whose type begins with this.
     """
 
     def __init__(

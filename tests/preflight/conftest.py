@@ -1,4 +1,4 @@
-"""What the tests of preflight share: configs on data of their own, and the remarks that are made."""
+"""Fixtures of the preflight tests: configs with a copy of their data set, and the logged warnings."""
 
 import json
 import logging
@@ -12,10 +12,10 @@ from harness import LIBRARIES, write_config
 from mmengine.config import Config
 
 from fcvit_mm.engine.config import load_config, set_pretrained
-from fcvit_mm.preflight import remarks
+from fcvit_mm.preflight import log
 from fcvit_mm.preflight.limits import TimeLimit
 
-#: Stands for the folder of the data in a config that several tests begin with: reading one takes a second.
+#: Placeholder for the data folder in configs that several tests share, because reading a config takes a second.
 DATA = '/the/data/set'
 
 
@@ -34,8 +34,8 @@ def replaced(node, data):
 
 
 @pytest.fixture
-def own(tmp_path, shapes):
-    """Task -> a config on a copy of its data set, and that copy."""
+def make_config(tmp_path, shapes):
+    """Return a function that makes a config of a task, and the folder with a copy of its data set."""
 
     def get(task, options=None, more=''):
         pytest.importorskip(LIBRARIES[task])
@@ -53,21 +53,21 @@ def own(tmp_path, shapes):
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """Remarks that are made, without those on time."""
+def logged(monkeypatch):
+    """Collect the logged warnings; messages about the time (level INFO) are not collected."""
     lines = []
 
     def say(text, logger, level):
         if level >= logging.WARNING:
             lines.append(text)
 
-    monkeypatch.setattr(remarks, 'print_log', say)
+    monkeypatch.setattr(log, 'print_log', say)
     return lines
 
 
 @pytest.fixture
 def change_annotations():
-    """Change an annotation file in COCO's format."""
+    """Return a function that changes an annotation file in COCO format."""
 
     def change(data, split, edit):
         path = data / 'annotations' / f'instances_{split}2017.json'
@@ -81,7 +81,7 @@ def change_annotations():
 
 @pytest.fixture
 def read_annotations(tmp_path):
-    """Return a file as pycocotools reads it, with one changed annotation, and mmdet's data set of it."""
+    """Return a function that changes an annotation of a file, and loads the file with mmdet and pycocotools."""
     pytest.importorskip('mmdet')
     from mmdet.datasets import CocoDataset
 

@@ -10,7 +10,7 @@ from fcvit_mm.preflight import batches
 from fcvit_mm.preflight.checks import data_problems
 
 BOTH = ['train_dataloader', 'val_dataloader']
-#: UperNet as this project's configs have it trains on one image: its pooled maps have no BatchNorm there.
+#: Use BatchNorm on pooled maps. UperNet in this project's configs does not, so that it can train on one image.
 POOLED = {'model.decode_head.norm_cfg': dict(type='BN'), 'model.decode_head.pool_scales': (1, 2)}
 DEFAULT = 'train_dataloader.sampler'
 
@@ -30,8 +30,8 @@ def only(cfg, loader='train_dataloader'):
         ),
     ],
 )
-def test_batch_norm_and_one_image(own, options, message):
-    cfg, _ = own('segmentation', {**POOLED, **options})
+def test_batch_norm_with_batches_of_one_image(make_config, options, message):
+    cfg, _ = make_config('segmentation', {**POOLED, **options})
     found = only(cfg)
     assert message in found and 'set train_dataloader.' in found
 
@@ -50,15 +50,15 @@ def test_batch_norm_and_one_image(own, options, message):
         {'train_dataloader.batch_size': 1, 'model.decode_head.norm_cfg': dict(type='GN', num_groups=4)},
     ],
 )
-def test_no_batch_of_one_image_that_cannot_train(own, options):
-    assert data_problems(own('segmentation', {**POOLED, **options})[0], ['train_dataloader']) == []
+def test_batches_that_batch_norm_can_train_on(make_config, options):
+    assert data_problems(make_config('segmentation', {**POOLED, **options})[0], ['train_dataloader']) == []
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection'])
-def test_a_last_batch_of_one_image_is_asked_about_where_it_matters(own, task, monkeypatch):
+def test_step_with_one_image_is_tried_only_if_the_model_has_batch_norm(make_config, task, monkeypatch):
     asked = []
     monkeypatch.setattr(batches, 'try_step', lambda *given, **options: asked.append(options) or try_step)
-    cfg, _ = own(task, {'train_dataloader.batch_size': 1})
+    cfg, _ = make_config(task, {'train_dataloader.batch_size': 1})
     assert data_problems(cfg, ['train_dataloader']) == []
     assert asked == ([dict(images=1)] if task == 'classification' else [])
 
@@ -69,11 +69,11 @@ def enlarge(path, size):
 
 
 @pytest.fixture
-def two_sizes(own):
-    """A segmentation set whose first images are larger than the others."""
+def two_sizes(make_config):
+    """Return a function that makes a segmentation data set whose first images are larger than the others."""
 
     def get(options):
-        cfg, data = own('segmentation', options)
+        cfg, data = make_config('segmentation', options)
         for split in ('training', 'validation'):
             for folder in ('images', 'annotations'):
                 enlarge(sorted((data / folder / split).iterdir())[0], (80, 70))
@@ -82,19 +82,19 @@ def two_sizes(own):
     return get
 
 
-def test_images_of_two_sizes(two_sizes):
+def test_images_of_two_sizes_in_one_batch(two_sizes):
     cfg = two_sizes({'val_dataloader.batch_size': 2})
     found = only(cfg, 'val_dataloader')
     assert 'images of different sizes ((3, 70, 80) and (3, 64, 64)) are in one batch (batch_size=2)' in found
     assert 'set val_dataloader.batch_size=1, or let the pipeline resize or crop' in found
 
 
-def test_images_of_two_sizes_that_are_padded_or_alone(two_sizes):
+def test_padded_images_of_two_sizes(two_sizes):
     assert data_problems(two_sizes({'model.data_preprocessor.size': (96, 96)}), BOTH) == []
 
 
-def test_images_of_two_sizes_in_classification(own):
-    cfg, data = own('classification')
+def test_images_of_two_sizes_in_classification(make_config):
+    cfg, data = make_config('classification')
     enlarge(sorted((data / 'val').rglob('*.jpg'))[0], (90, 64))
     cfg.val_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     assert 'images of different sizes ((3, 64, 90) and (3, 64, 64)) are in one batch' in only(cfg, 'val_dataloader')
@@ -103,9 +103,9 @@ def test_images_of_two_sizes_in_classification(own):
 
 
 @pytest.mark.parametrize('head', [True, False])
-def test_masks_for_the_mask_head(own, head):
+def test_mask_head_without_loaded_masks(make_config, head):
     boxes_only = {'model.roi_head.mask_head': None, 'val_evaluator.metric': 'bbox'}
-    cfg, _ = own('detection', {} if head else boxes_only)
+    cfg, _ = make_config('detection', {} if head else boxes_only)
     cfg.train_dataloader.dataset.pipeline[1].pop('with_mask')
     found = data_problems(cfg, BOTH)
     assert len(found) == head
@@ -116,19 +116,19 @@ def test_masks_for_the_mask_head(own, head):
 
 
 @pytest.mark.parametrize('size, reported', [(64, False), (90, False), (128, False), (192, True)])
-def test_large_padding_is_reported(own, said, size, reported):
+def test_large_padding_is_reported(make_config, logged, size, reported):
     """The crop size was changed, but not that of the preprocessor: the loss shrinks by the part that is padding."""
-    cfg, _ = own('segmentation', {'model.data_preprocessor.size': (size, size)})
+    cfg, _ = make_config('segmentation', {'model.data_preprocessor.size': (size, size)})
     assert data_problems(cfg, ['train_dataloader']) == []
-    found = [line for line in said if 'is padding' in line]
+    found = [line for line in logged if 'is padding' in line]
     assert len(found) == reported
     assert not found or 'is 64x64 (width x height) after the pipeline and is padded to 192x192, so 89% of' in found[0]
 
 
 @pytest.mark.parametrize('head', ['model.roi_head.semantic_head', 'model.semantic_head', 'model.panoptic_head'])
-def test_maps_for_the_semantic_head(own, head):
+def test_maps_for_the_semantic_head(make_config, head):
     stuff = dict(num_stuff_classes=1) if head == 'model.panoptic_head' else dict(loss_weight=0.2)
-    cfg, _ = own('detection', {head: stuff})
+    cfg, _ = make_config('detection', {head: stuff})
     with DefaultScope.overwrite_default_scope('mmdet'):
         loader, sample = batches.Batches(cfg, 'train_dataloader', 4), DATASETS.build(cfg.train_dataloader.dataset)[0]
     (found,) = batches.mask_problems(loader, [sample])
@@ -138,11 +138,11 @@ def test_maps_for_the_semantic_head(own, head):
     assert batches.mask_problems(loader, [sample]) == []
 
 
-def test_padding_that_heads_do_not_ignore(own):
+def test_padding_label_that_the_head_does_not_ignore(make_config):
     options = {f'model.{head}.ignore_index': 250 for head in ('decode_head', 'auxiliary_head')}
     options['model.data_preprocessor.size'] = (96, 96)
-    cfg, _ = own('segmentation', options)
-    cfg.train_dataloader.dataset.reduce_zero_label = False  # which makes labels of 255
+    cfg, _ = make_config('segmentation', options)
+    cfg.train_dataloader.dataset.reduce_zero_label = False  # otherwise label 0 becomes 255
     cfg.train_dataloader.dataset.pipeline[1].reduce_zero_label = False
     cfg.model.decode_head.num_classes = cfg.model.auxiliary_head.num_classes = 7
     cfg.train_dataloader.dataset.metainfo = dict(classes=tuple('abcdefg'), palette=[[9, 9, 9]] * 7)
@@ -157,8 +157,8 @@ def test_padding_that_heads_do_not_ignore(own):
     assert data_problems(cfg, ['train_dataloader']) == []
 
 
-def test_ignored_label_of_the_data_set_alone(own):
-    cfg, data = own('segmentation', {'train_dataloader.dataset.ignore_index': 250})
+def test_ignore_index_of_the_data_set_only(make_config):
+    cfg, data = make_config('segmentation', {'train_dataloader.dataset.ignore_index': 250})
     for path in (data / 'annotations' / 'training').iterdir():
         with Image.open(path) as image:
             image.point(lambda label: label or 251).save(path)
@@ -167,8 +167,8 @@ def test_ignored_label_of_the_data_set_alone(own):
     assert 'set model.decode_head.ignore_index=250' in found[0] and 'model.auxiliary_head' in found[1]
 
 
-def test_labels_that_a_step_interpolates(own):
-    cfg, data = own('segmentation')
+def test_labels_that_a_step_interpolates(make_config):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations' / 'training').iterdir():
         with Image.open(path) as image:
             image.point(lambda label: 1 if label < 4 else 255).save(path)
@@ -179,8 +179,8 @@ def test_labels_that_a_step_interpolates(own):
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_samples_that_are_not_packed(own, task):
-    cfg, _ = own(task)
+def test_pipeline_without_packing(make_config, task):
+    cfg, _ = make_config(task)
     steps = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset.pipeline = steps[:-1]
     (problem,) = data_problems(cfg, ['train_dataloader'])
@@ -188,25 +188,25 @@ def test_samples_that_are_not_packed(own, task):
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_training_without_annotations(own, task):
-    cfg, _ = own(task)
+def test_training_without_annotations(make_config, task):
+    cfg, _ = make_config(task)
     dataset = cfg.train_dataloader.dataset
     dataset.pipeline = [step for step in dataset.pipeline if step['type'] != 'LoadAnnotations']
-    cfg.model.pop('roi_head', None)  # which wants masks
+    cfg.model.pop('roi_head', None)  # it requires masks
     (problem,) = data_problems(cfg, ['train_dataloader'])
     assert 'no sample has annotations: add LoadAnnotations to the pipeline' in problem
 
 
-def test_training_without_labels(own):
-    cfg, _ = own('classification', {'train_dataloader.dataset.with_label': False})
+def test_training_without_labels(make_config):
+    cfg, _ = make_config('classification', {'train_dataloader.dataset.with_label': False})
     assert data_problems(cfg, ['train_dataloader']) == [
         'train_dataloader: no sample has a label: set with_label=True of the data set, or an ann_file with labels'
     ]
 
 
 @pytest.mark.parametrize('key', ['mean', 'std'])
-def test_means_for_other_channels(own, key):
-    cfg, _ = own('classification')
+def test_mean_and_std_for_another_number_of_channels(make_config, key):
+    cfg, _ = make_config('classification')
     cfg.train_dataloader.dataset.pipeline[0].color_type = 'grayscale'
     cfg.data_preprocessor.update({'mean': [120.0], 'std': [60.0], key: [1.0, 2.0, 3.0]})
     expected = f'train_dataloader: images have 1 channel, but data_preprocessor.{key} has 3 values: give one value per '

@@ -14,8 +14,8 @@ def only_problem(cfg):
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_parts_that_can_be_built(own, task):
-    cfg, _ = own(task)
+def test_valid_config_is_built_and_not_changed(make_config, task):
+    cfg, _ = make_config(task)
     before = cfg.to_dict()
     assert build_problems(cfg) == [] and checkpoint_hook_problems(cfg) == []
     assert cfg.to_dict() == before
@@ -92,26 +92,26 @@ def test_parts_that_can_be_built(own, task):
         ),
     ],
 )
-def test_parts_that_cannot_be_built(own, options, message):
-    cfg, _ = own('classification', options)
+def test_components_that_cannot_be_built(make_config, options, message):
+    cfg, _ = make_config('classification', options)
     assert only_problem(cfg).startswith(message)
 
 
-def test_samplers_that_ask_the_data_set_are_left_to_the_run(own):
-    cfg, _ = own('detection', {'train_dataloader.sampler': dict(_delete_=True, type='ClassAwareSampler')})
+def test_samplers_that_need_the_data_set_are_not_checked(make_config):
+    cfg, _ = make_config('detection', {'train_dataloader.sampler': dict(_delete_=True, type='ClassAwareSampler')})
     assert build_problems(cfg) == []
 
 
-def test_a_missing_package_is_one_problem_before_and_after_the_start(own):
-    """MMEngine would use the visualizer of the start again, with the backend that failed."""
-    cfg, _ = own('detection', {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]})
+def test_missing_package_is_reported_once_before_and_after_the_start(make_config):
+    """MMEngine would reuse the visualizer of the first attempt, with the backend that failed."""
+    cfg, _ = make_config('detection', {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]})
     message = 'visualizer.vis_backends: NeptuneVisBackend needs a package that is missing'
     assert only_training_problem(cfg).startswith(message)
     with pytest.raises(PreflightError, match=f'^1 problem found.*\n.*{message}'), explained_start(cfg):
         train(cfg)
 
 
-def test_nothing_is_started_for_a_visualizer(own, monkeypatch):
+def test_visualizer_check_starts_no_online_run(make_config, monkeypatch):
     from mmengine.visualization import WandbVisBackend
 
     from fcvit_mm.preflight import building
@@ -119,12 +119,12 @@ def test_nothing_is_started_for_a_visualizer(own, monkeypatch):
     find = building.importlib.util.find_spec
     monkeypatch.setattr(building.importlib.util, 'find_spec', lambda name, *args: name == 'wandb' or find(name, *args))
     monkeypatch.setattr(WandbVisBackend, '_init_env', lambda self: pytest.fail('a run was started'))
-    cfg, _ = own('classification', {'visualizer.vis_backends': [dict(type='WandbVisBackend')]})
+    cfg, _ = make_config('classification', {'visualizer.vis_backends': [dict(type='WandbVisBackend')]})
     assert build_problems(cfg) == []
 
 
-def test_arguments_of_the_first_checkpoint(own):
-    cfg, _ = own('classification', {'default_hooks.checkpoint.max_keep_ckpt': 1})
+def test_invalid_arguments_for_saving_checkpoints(make_config):
+    cfg, _ = make_config('classification', {'default_hooks.checkpoint.max_keep_ckpt': 1})
     assert checkpoint_hook_problems(cfg) == [
         "default_hooks.checkpoint: CheckpointHook got an unexpected keyword argument 'max_keep_ckpt'; did you mean "
         "'max_keep_ckpts'?: the first checkpoint would end the run. Correct it"

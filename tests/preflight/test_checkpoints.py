@@ -8,8 +8,8 @@ from fcvit_mm.apis.load import build_model
 from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 
 
-def test_checkpoint_to_test(own, tmp_path):
-    cfg, _ = own('classification')
+def test_invalid_checkpoint_to_test_is_reported(make_config, tmp_path):
+    cfg, _ = make_config('classification')
     path = tmp_path / 'cut.pth'
     torch.save({'state_dict': {'a': torch.zeros(1000)}}, path)
     check_testing(cfg, str(path))
@@ -24,8 +24,8 @@ def test_checkpoint_to_test(own, tmp_path):
 
 
 @pytest.mark.parametrize('content', [{'state_dict': None}, {'state_dict': [torch.ones(1)]}], ids=['nothing', 'a list'])
-def test_checkpoint_with_something_else_under_state_dict(own, tmp_path, content):
-    cfg, _ = own('classification')
+def test_checkpoint_with_something_else_under_state_dict(make_config, tmp_path, content):
+    cfg, _ = make_config('classification')
     path = str(tmp_path / 'a.pth')
     torch.save(content, path)
     cfg.load_from = path
@@ -38,15 +38,15 @@ def test_checkpoint_with_something_else_under_state_dict(own, tmp_path, content)
 
 
 @pytest.mark.parametrize('container', ['state_dict', 'model'])
-def test_weights_with_nan_in_any_container(own, tmp_path, container):
-    cfg, _ = own('classification')
+def test_weights_with_nan_in_any_container(make_config, tmp_path, container):
+    cfg, _ = make_config('classification')
     cfg.load_from = str(tmp_path / 'a.pth')
     torch.save({container: {'head.fc.bias': torch.tensor([1.0, torch.nan])}}, cfg.load_from)
     assert 'a.pth contains NaN or infinite values in 1 of 1 tensors (head.fc.bias)' in only_problem(cfg)
 
 
-def test_pretrained_file_that_load_from_replaces(own, tmp_path):
-    cfg, _ = own('classification', {'pretrained': 'gone.pth'})
+def test_pretrained_file_is_not_checked_with_load_from(make_config, tmp_path):
+    cfg, _ = make_config('classification', {'pretrained': 'gone.pth'})
     cfg.load_from = str(tmp_path / 'a.pth')
     torch.save(build_model(cfg).state_dict(), cfg.load_from)
     check_training(cfg)
@@ -54,9 +54,9 @@ def test_pretrained_file_that_load_from_replaces(own, tmp_path):
     assert 'gone.pth does not exist' in only_problem(cfg)
 
 
-def test_checkpoint_of_which_nothing_fits(own, tmp_path):
-    """A part is enough, in any container."""
-    cfg, _ = own('classification')
+def test_checkpoint_without_matching_weights(make_config, tmp_path):
+    """One matching weight is enough, in any format of checkpoint."""
+    cfg, _ = make_config('classification')
     path = str(tmp_path / 'a.pth')
     cfg.load_from = path
     weights = build_model(cfg).state_dict()
@@ -75,17 +75,17 @@ def test_checkpoint_of_which_nothing_fits(own, tmp_path):
         check_training(cfg)
 
 
-def test_folder_to_resume_from(own, tmp_path):
-    """Only a strategy reads it."""
-    cfg, _ = own('classification', {'pretrained': None})
+def test_resuming_from_a_folder(make_config, tmp_path):
+    """Only the strategies of FlexibleRunner can read a folder."""
+    cfg, _ = make_config('classification', {'pretrained': None})
     cfg.resume, cfg.load_from = True, str(tmp_path)
     assert f'--resume: {tmp_path} is a directory: give the path of a checkpoint file in it' in only_problem(cfg)
     cfg.merge_from_dict(dict(runner_type='FlexibleRunner', strategy=dict(type='FSDPStrategy')))
     check_training(cfg)
 
 
-def test_checkpoint_to_resume_from(own, tmp_path):
-    cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
+def test_resuming_from_an_invalid_checkpoint(make_config, tmp_path):
+    cfg, _ = make_config('classification', {'pretrained': 'not_needed.pth'})
     path = str(tmp_path / 'a.pth')
     cfg.resume, cfg.load_from = True, path
     torch.save({'state_dict': {}}, path)
@@ -93,27 +93,27 @@ def test_checkpoint_to_resume_from(own, tmp_path):
     content = {'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}
     torch.save(content, path)
     assert f'--resume: {path} has no message_hub, which MMEngine resumes from' in only_problem(cfg)
-    # MMEngine would run this text.
+    # MMEngine would execute this text.
     torch.save({**content, 'message_hub': {}}, path)
     assert 'contains a config, which MMEngine would execute' in only_problem(cfg)
 
 
-def test_weights_of_a_part_of_the_backbone(own, tmp_path, said):
-    cfg, _ = own('classification')
+def test_checkpoint_with_a_part_of_the_backbone(make_config, tmp_path, logged):
+    cfg, _ = make_config('classification')
     cfg.load_from = str(tmp_path / 'a.pth')
     weights = build_model(cfg).state_dict()
     torch.save(dict(state_dict={name: value for name, value in weights.items() if 'norm3' not in name}), cfg.load_from)
     check_training(cfg)
-    assert not any('load_from' in line for line in said)
+    assert not any('load_from' in line for line in logged)
     torch.save(dict(state_dict={key: value for key, value in weights.items() if 'stages.2' not in key}), cfg.load_from)
     check_training(cfg)
-    (line,) = [line for line in said if 'load_from' in line]
+    (line,) = [line for line in logged if 'load_from' in line]
     assert re.match(r'load_from: (\d+) of \d+ values of the backbone are missing in .*a.pth or have another', line)
     assert 'start at random (backbone.stages.2.' in line and line.endswith('Is it of another variant?')
 
 
-def test_resuming_with_another_model(own, tmp_path):
-    cfg, _ = own('classification')
+def test_resuming_with_another_model(make_config, tmp_path):
+    cfg, _ = make_config('classification')
     cfg.load_from = str(tmp_path / 'a.pth')
     weights = build_model(cfg).state_dict()
     torch.save(dict(state_dict=weights, optimizer={}, message_hub={}, meta=dict(epoch=1, iter=2)), cfg.load_from)

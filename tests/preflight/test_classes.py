@@ -12,8 +12,8 @@ from fcvit_mm.preflight.checks import PreflightError, check_testing, check_train
 from fcvit_mm.preflight.classes import class_number_problems, class_numbers, learned_classes
 
 
-def test_classes_of_a_classifier(own):
-    cfg, data = own('classification', {'model.head.num_classes': 3})
+def test_number_of_classes_that_differs_from_the_data_set(make_config):
+    cfg, data = make_config('classification', {'model.head.num_classes': 3})
     found = problems(cfg)
     assert any('model.head.num_classes is 3, but the data set has 5 classes (circle, cross' in line for line in found)
     cfg.model.head.num_classes = 5
@@ -30,10 +30,10 @@ def test_classes_of_a_classifier(own):
     check_training(cfg)
 
 
-def test_classes_of_mask2former(own):
+def test_classes_of_mask2former(make_config):
     """mmdet's heads for masks and panoptic segmentation have two numbers of classes."""
     head, fusion = (dict(num_things_classes=things, num_stuff_classes=0) for things in (5, 80))
-    cfg, _ = own('detection', {'model.panoptic_head': head, 'model.panoptic_fusion_head': fusion})
+    cfg, _ = make_config('detection', {'model.panoptic_head': head, 'model.panoptic_fusion_head': fusion})
     (problem,) = data_problems(cfg, ['train_dataloader'])
     assert 'model.panoptic_fusion_head.num_things_classes is 80, but the data set has 5 classes (circle' in problem
     cfg.model.panoptic_fusion_head.num_things_classes = 5
@@ -58,9 +58,9 @@ def test_classes_of_things_and_stuff():
     assert 'metainfo.classes (sky, cat, dog) is not thing_classes (cat, dog) followed by stuff_classes (sky)' in problem
 
 
-def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):
-    """Labels are numbers: the same names must have those of the training."""
-    cfg, data = own('classification')
+def test_checkpoint_with_classes_in_another_order(make_config, logged, tmp_path):
+    """Each class must have the label that it had in training."""
+    cfg, data = make_config('classification')
     classes = sorted(path.name for path in (data / 'val').iterdir())
     path, weights = str(tmp_path / 'a.pth'), build_model(cfg).state_dict()
 
@@ -71,7 +71,7 @@ def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):
     for names in (classes, [f'class {name}' for name in classes], classes[:3]):
         write(names)
         check_testing(cfg, path)
-    assert len(said) == 1 and 'predictions are assigned by number, not by name' in said[0]
+    assert len(logged) == 1 and 'predictions are assigned by number, not by name' in logged[0]
     write(classes[::-1])
     with pytest.raises(PreflightError, match='numbers its classes differently') as error:
         check_testing(cfg, path)
@@ -81,8 +81,8 @@ def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):
     assert all('numbers its classes differently' in problem for problem in problems(cfg))
 
 
-def test_labels_that_are_shifted_in_validation_alone(own, said):
-    cfg, data = own('segmentation')
+def test_reduce_zero_label_differs_between_training_and_validation(make_config, logged):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations').rglob('*.png'):
         with Image.open(path) as image:
             image.point(lambda label: min(label, 5)).save(path)
@@ -93,16 +93,16 @@ def test_labels_that_are_shifted_in_validation_alone(own, said):
     assert re.search(
         r'val_dataloader \(.*\) has reduce_zero_label=True, train_dataloader \(.*\) False: the same label', found
     )
-    # Files elsewhere may number the classes in their own way.
+    # Maps in another folder may number the classes differently.
     shutil.copytree(data, data.parent / 'other')
     cfg.val_dataloader.dataset.data_root = str(data.parent / 'other')
-    said.clear()
+    logged.clear()
     check_training(cfg)
-    assert any('the same reduce_zero_label, unless their segmentation maps number' in line for line in said)
-    # These do: 6 is one of 6 classes only where they are numbered from 1.
+    assert any('the same reduce_zero_label, unless their segmentation maps number' in line for line in logged)
+    # These maps do: a label 6 of 6 classes means that classes are numbered from 1.
     for path in (data.parent / 'other' / 'annotations').rglob('*.png'):
         with Image.open(path) as image:
             image.point(lambda label: label + 1).save(path)
-    said.clear()
+    logged.clear()
     check_training(cfg)
-    assert not any('reduce_zero_label' in line for line in said)
+    assert not any('reduce_zero_label' in line for line in logged)

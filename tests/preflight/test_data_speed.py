@@ -1,4 +1,4 @@
-"""What is measured of data and model, and which number of workers follows."""
+"""Measurements of data loading and model, and the number of workers computed from them."""
 
 import re
 
@@ -42,7 +42,7 @@ def config(tmp_path, shapes):
     )
 
 
-def test_measures_data_and_model_of_a_config(config, tmp_path):
+def test_measures_data_loading_and_training_step(config, tmp_path):
     threads = torch.get_num_threads()
     cfg = config()
     before = cfg.pretty_text
@@ -56,7 +56,7 @@ def test_measures_data_and_model_of_a_config(config, tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
-def test_the_model_can_be_left_to_another_machine(config):
+def test_given_step_time_builds_no_model(config):
     found = measure_data(config("model['backbone']['type'] = 'NoSuchBackbone'"), 4, step_seconds=0.5)
     assert found.step_seconds == 0.5 and found.device == 'given' and found.length == 8
     assert '0.500 s for 4 images as given: 8 images/s' in format_data_speed(found)
@@ -70,17 +70,17 @@ def test_the_model_can_be_left_to_another_machine(config):
         (dict(step_seconds=float('nan')), '--step-seconds nan: expected more than 0'),
     ],
 )
-def test_numbers_out_of_range_are_named(options, words):
+def test_numbers_out_of_range_are_refused(options, words):
     with pytest.raises(UserError, match=re.escape(words)):
         measure_data(Config(dict(train_dataloader=dict(num_workers=1))), **options)
 
 
-def test_a_config_without_training_data_is_named():
+def test_config_without_train_dataloader_is_refused():
     with pytest.raises(UserError, match='has no train_dataloader: give the config of a training run'):
         measure_data(Config(dict(model=dict(type='X'))))
 
 
-def test_errors_of_the_data_set_are_reported_with_the_config(config):
+def test_errors_of_the_data_set_are_reported(config):
     with pytest.raises(LibraryError, match='measuring .* failed: .*nowhere'):
         measure_data(config("train_dataloader['dataset']['data_root'] = 'nowhere'"), 4, step_seconds=1.0)
 
@@ -97,7 +97,7 @@ def test_a_loader_without_a_batch_is_named(config, step_seconds):
         measure_data(config(more), 4, step_seconds)
 
 
-def test_transforms_are_put_back(config, monkeypatch):
+def test_transforms_are_restored(config, monkeypatch):
     class Pipeline:
         def __init__(self):
             self.transforms = [str, str, int]
@@ -112,8 +112,8 @@ def test_transforms_are_put_back(config, monkeypatch):
     assert list(times) == ['type 3', 'type 2'] and min(times.values()) > 0
 
 
-def test_workers_that_balance():
-    # 128 samples of 4 ms are 0.512 s of a core, for a step of 0.2 s.
+def test_number_of_workers():
+    # 128 samples of 4 ms take 0.512 s of one core; a step takes 0.2 s.
     assert SPEED.needed == 3
     assert SPEED.rate(0) == pytest.approx(128 / 0.712)
     assert SPEED.rate(1) == pytest.approx(250) and SPEED.rate(2) == pytest.approx(500)
@@ -158,11 +158,11 @@ def test_report(change, processes, words):
         assert each in text, text
 
 
-def test_a_small_data_set_is_read_several_times():
+def test_small_data_set_is_read_several_times():
     assert '20 samples; 256 reads of them timed on one core' in format_data_speed(SPEED._replace(length=20))
 
 
-def test_nothing_is_advised_where_all_is_well():
+def test_no_advice_if_the_workers_suffice():
     assert 'set train' in format_data_speed(SPEED)
     enough = format_data_speed(SPEED._replace(workers=3))
     assert 'set train' not in enough and 'cores' not in enough and 'waited' not in enough

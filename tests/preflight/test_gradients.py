@@ -1,4 +1,4 @@
-"""Parameters without a gradient are named before several processes stop at them, with the way out."""
+"""Parameters without a gradient are reported before DistributedDataParallel stops, with a solution."""
 
 import pytest
 from harness import run_tool, write_config
@@ -10,7 +10,7 @@ from fcvit_mm.preflight import gradients
 from fcvit_mm.preflight.checks import PreflightError, check_training
 from fcvit_mm.preflight.gradients import finds_unused, gradient_problems, missing_gradients
 
-#: RetinaNet, as stock configs have it: FPN starts at level 1, and the backbone returns all four stages.
+#: RetinaNet as in stock configs: FPN starts at level 1, and the backbone returns all four stages.
 STOCK = """
 model = dict(
     _delete_=True,
@@ -46,7 +46,7 @@ def config(tmp_path, shapes):
     return write_config('detection', tmp_path, shapes('detection'), STOCK)
 
 
-def test_several_processes_are_refused(config):
+def test_distributed_training_with_an_unused_output_is_refused(config):
     with pytest.raises(PreflightError) as caught:
         check_training(load_config(config, launcher='pytorch'))
     (problem,) = caught.value.problems
@@ -56,29 +56,29 @@ def test_several_processes_are_refused(config):
 
 
 @pytest.mark.parametrize('options', [OPTIONS, {'find_unused_parameters': True}])
-def test_runs_with_the_suggested_options(config, options, monkeypatch):
+def test_suggested_options_solve_the_problem(config, options, monkeypatch):
     monkeypatch.setattr(gradients, 'print_log', lambda *texts, **others: pytest.fail(f'not asked: {texts}'))
     assert gradient_problems(load_config(config, options, launcher='pytorch')) == []
 
 
-def test_one_process_is_not_asked(config):
+def test_one_process_is_not_checked(config):
     cfg = load_config(config)
     cfg.model.backbone.type = 'Nothing'
     assert gradient_problems(cfg) == []
 
 
-def test_check_takes_the_launcher_of_the_run(config):
+def test_check_command_with_a_launcher(config):
     arguments = ('--work-dir', config.parent / 'work', '--quick')
     done = run_tool('check.py', config, *arguments, '--launcher', 'pytorch', check=False)
     assert done.returncode == 1 and WAY_OUT in done.stdout and 'Traceback' not in done.stdout
 
 
-def test_a_check_that_cannot_be_made_is_logged(config, monkeypatch):
-    said = []
-    monkeypatch.setattr(gradients, 'print_log', lambda text, **options: said.append(text))
+def test_failed_check_is_logged(config, monkeypatch):
+    logged = []
+    monkeypatch.setattr(gradients, 'print_log', lambda text, **options: logged.append(text))
     cfg = load_config(config, {'model.bbox_head.in_channels': 17}, launcher='pytorch')
     assert gradient_problems(cfg) == []
-    (text,) = said
+    (text,) = logged
     assert text.startswith('Not checked before the start: whether all parameters get a gradient: model.bbox_head (')
 
 
@@ -97,7 +97,7 @@ def text(cfg, found):
     return missing.text
 
 
-def test_heads_are_renumbered():
+def test_suggested_options_change_in_index():
     cfg = cfg_of(decode_head=[dict(in_channels=24, in_index=2), dict(in_channels=32, in_index=3)])
     found = text(cfg, step((False, False, True, True)))
     assert 'of stage 0, 1. Set model.backbone.out_indices=(2, 3)' in found
@@ -105,13 +105,13 @@ def test_heads_are_renumbered():
     assert f'--cfg-options {changed}' in found
 
 
-def test_the_options_do_what_they_say():
+def test_options_can_change_items_of_lists():
     cfg = cfg_of(decode_head=[dict(in_channels=24, in_index=2), dict(in_channels=32, in_index=3)])
     cfg.merge_from_dict({'model.decode_head.0.in_index': 0, 'model.backbone.out_indices': [2, 3]})
     assert cfg.model.decode_head[0].in_index == 0 and cfg.model.backbone.out_indices == [2, 3]
 
 
-def test_parts_without_an_argument():
+def test_neck_without_in_channels():
     found = text(cfg_of(neck=dict(type='Own')), step((True, True, True, False)))
     assert (
         'out_indices=(0, 1, 2): --cfg-options model.backbone.out_indices="[0,1,2]", and adapt the inputs of the neck'
@@ -122,14 +122,14 @@ def test_parts_without_an_argument():
 @pytest.mark.parametrize(
     'found', [step((True,) * 4), step((False,) * 4), step((), indices=None), step((True,), indices=None)]
 )
-def test_parameters_that_are_no_matter_of_outputs(found):
+def test_parameters_without_gradient_in_used_components(found):
     found = found._replace(without_gradient=[f'head.{number}' for number in range(7)])
     assert text(cfg_of(), found).startswith(
         '7 parameters get no gradient (head.0, head.1, head.2, head.3, head.4, ...): freeze or remove them'
     )
 
 
-def test_no_missing_gradients_to_report():
+def test_no_report_without_missing_gradients():
     assert missing_gradients(cfg_of(), step((True,) * 4, without=())) is None
     cfg = cfg_of()
     cfg.find_unused_parameters = True
@@ -148,5 +148,5 @@ def test_no_missing_gradients_to_report():
         (dict(strategy='DDPStrategy'), False),
     ],
 )
-def test_who_finds_unused_parameters(cfg, expected):
+def test_settings_that_allow_unused_parameters(cfg, expected):
     assert finds_unused(Config(cfg)) is expected

@@ -4,9 +4,9 @@ from problems import only_training_problem as only_problem
 from fcvit_mm.preflight.checks import check_training
 
 
-def test_epochs_without_an_end(own):
+def test_infinite_sampler_with_epochs(make_config):
     endless = dict(type='InfiniteSampler', shuffle=True)
-    cfg, _ = own('segmentation', {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)})
+    cfg, _ = make_config('segmentation', {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)})
     assert only_problem(cfg) == (
         'train_dataloader.sampler is InfiniteSampler, which has no end, so the first epoch would not end: use '
         "sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations: train_cfg=dict(by_epoch=False, "
@@ -21,8 +21,8 @@ def test_epochs_without_an_end(own):
     assert "the evaluation would not end: use sampler=dict(type='DefaultSampler', shuffle=False)" in only_problem(cfg)
 
 
-def test_fewer_samples_than_a_batch(own):
-    cfg, _ = own('classification', {'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True})
+def test_drop_last_with_fewer_samples_than_a_batch(make_config):
+    cfg, _ = make_config('classification', {'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True})
     assert only_problem(cfg) == (
         'train_dataloader has drop_last=True and 8 samples, fewer than batch_size=9, so no batch is left: lower '
         'batch_size, or set drop_last=False'
@@ -31,8 +31,8 @@ def test_fewer_samples_than_a_batch(own):
     check_training(cfg)
 
 
-def test_validation_at_no_interval(own):
-    cfg, _ = own('classification', {'train_cfg.val_interval': 0})
+def test_val_interval_of_0(make_config):
+    cfg, _ = make_config('classification', {'train_cfg.val_interval': 0})
     assert only_problem(cfg) == (
         'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
         'val_cfg=None val_evaluator=None'
@@ -41,33 +41,33 @@ def test_validation_at_no_interval(own):
     check_training(cfg)
 
 
-def test_validation_after_the_end(own, said):
-    cfg, _ = own('classification', {'train_cfg.val_begin': 9})
+def test_val_begin_after_the_end_of_training(make_config, logged):
+    cfg, _ = make_config('classification', {'train_cfg.val_begin': 9})
     check_training(cfg)
-    assert 'train_cfg.val_begin is 9, but max_epochs is 1: there is no validation during this training' in said
-    said.clear()
+    assert 'train_cfg.val_begin is 9, but max_epochs is 1: there is no validation during this training' in logged
+    logged.clear()
     cfg.train_cfg.val_begin = 1
     check_training(cfg)
-    assert not any('val_begin' in text for text in said)
+    assert not any('val_begin' in text for text in logged)
 
 
 @pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
-def test_training_of_no_length(own, key):
-    cfg, _ = own('classification' if key == 'max_epochs' else 'segmentation', {f'train_cfg.{key}': 0})
+def test_max_epochs_or_max_iters_of_0(make_config, key):
+    cfg, _ = make_config('classification' if key == 'max_epochs' else 'segmentation', {f'train_cfg.{key}': 0})
     assert only_problem(cfg) == f'train_cfg.{key} is 0, so nothing would be trained: set 1 or more'
 
 
-def test_epochs_in_a_loop_of_iterations(own, said):
-    cfg, _ = own('segmentation', {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=2)]})
+def test_by_epoch_settings_in_iteration_based_training(make_config, logged):
+    cfg, _ = make_config('segmentation', {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=2)]})
     cfg.default_hooks.checkpoint.by_epoch = True
     check_training(cfg)
-    assert 'CosineAnnealingLR counts epochs (by_epoch=True)' in said[0] and 'Set by_epoch=False' in said[0]
-    assert 'default_hooks.checkpoint counts epochs' in said[1] and len(said) == 2
+    assert 'CosineAnnealingLR counts epochs (by_epoch=True)' in logged[0] and 'Set by_epoch=False' in logged[0]
+    assert 'default_hooks.checkpoint counts epochs' in logged[1] and len(logged) == 2
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
-def test_a_loop_without_its_data(own, split):
-    cfg, _ = own('classification')
+def test_dataloader_without_its_loop(make_config, split):
+    cfg, _ = make_config('classification')
     cfg[f'{split}_cfg'] = None
     assert only_problem(cfg) == (
         f'{split}_cfg is None, but not all of {split}_dataloader, {split}_cfg, {split}_evaluator: set all three, or '
@@ -77,8 +77,8 @@ def test_a_loop_without_its_data(own, split):
     check_training(cfg)
 
 
-def test_a_wrapper_without_samples(own):
-    cfg, _ = own('classification')
+def test_repeat_dataset_with_0_repetitions(make_config):
+    cfg, _ = make_config('classification')
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=0, dataset=cfg.train_dataloader.dataset)
     assert only_problem(cfg) == (
         'train_dataloader.dataset has no samples: correct the settings of its wrappers, such as times, or indices'

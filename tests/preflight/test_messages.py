@@ -16,22 +16,23 @@ from fcvit_mm.preflight.messages import near_registered, registered_names, short
         (dict(type='LoggerHook', interval=0), 'interval must be greater than 0'),
     ],
 )
-def test_messages_of_what_cannot_be_built(config, message):
+def test_messages_for_objects_that_cannot_be_built(config, message):
     with DefaultScope.overwrite_default_scope('mmengine'), pytest.raises(Exception) as caught:
         HOOKS.build(config)
     found = short_message(caught.value)
     assert found == message or found == message.replace('mmengine::', '')
 
 
-def test_names_of_all_libraries():
+def test_registered_names_of_all_libraries():
     names = registered_names('hook')
     assert {'EMAHook', 'AtomicCheckpointHook'} <= set(names) and registered_names('nothing') == []
 
 
-def test_names_of_another_library():
+def test_suggestion_of_a_similar_name():
     pytest.importorskip('mmpretrain.models')
     assert near_registered('LinearClsHead', 'model') == "; did you mean 'mmpretrain.LinearClsHead'?"
     assert near_registered('LinearClsHed', 'model') == "; did you mean 'LinearClsHead'?"
+    assert near_registered('Rezise', 'transform') == "; did you mean 'Resize'?"
     assert near_registered('Xyzzy', 'model') == ''
     # Names of one's own, which only share their ending with registered ones.
     assert [near_registered(f'{name}Dataset', 'dataset') for name in ('XRay', 'Road', 'RailSem', 'Landcover')] == [

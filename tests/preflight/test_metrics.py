@@ -37,16 +37,16 @@ from fcvit_mm.preflight.checks import check_training
         ),
     ],
 )
-def test_metrics_that_the_evaluator_does_not_compute(task, options, message, own):
-    cfg, _ = own(task)
+def test_monitored_metric_that_the_evaluator_does_not_compute(task, options, message, make_config):
+    cfg, _ = make_config(task)
     if isinstance(options.get('val_evaluator'), dict):
         cfg.val_evaluator = options.pop('val_evaluator')
     cfg.merge_from_dict(options)
     assert message in only_problem(cfg)
 
 
-def test_masks_of_a_detector_of_boxes(own):
-    cfg, _ = own('detection', {'model.roi_head.mask_head': None})
+def test_metric_segm_without_a_mask_head(make_config):
+    cfg, _ = make_config('detection', {'model.roi_head.mask_head': None})
     assert only_problem(cfg) == (
         "val_evaluator: CocoMetric has metric='segm', but MaskRCNN (RPNHead, StandardRoIHead, Shared2FCBBoxHead) "
         "predicts boxes only: set metric='bbox', or add a mask head"
@@ -57,8 +57,8 @@ def test_masks_of_a_detector_of_boxes(own):
     assert "metric should be one of 'bbox', 'segm'" in only_problem(cfg) and 'but got 5' in only_problem(cfg)
 
 
-def test_masks_without_a_mask_head():
-    """mmdet's own one, which its stock config evaluates."""
+def test_detectors_that_predict_masks_without_a_mask_head():
+    """RTMDet-Ins predicts masks in its bbox_head."""
     pytest.importorskip('mmdet')
     cfg = read_stock('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco')
     assert metrics.mask_metric_problems(cfg, 'val_evaluator') == []
@@ -68,9 +68,9 @@ def test_masks_without_a_mask_head():
     assert 'RetinaNet (RetinaHead) predicts boxes only' in metrics.mask_metric_problems(cfg, 'val_evaluator')[0]
 
 
-def test_metrics_that_the_evaluator_computes(own):
-    """Or that cannot be known: of another evaluator, or one metric of which is not checked."""
-    cfg, _ = own(
+def test_monitored_metric_that_the_evaluator_computes(make_config):
+    """Also a metric whose scores are unknown, because its type is not checked."""
+    cfg, _ = make_config(
         'detection',
         {
             'default_hooks.checkpoint.save_best': ['coco/segm_mAP', 'coco/bbox_mAP_s'],
@@ -102,5 +102,5 @@ def test_metrics_of_other_validation_loops():
     assert 'is not one of the metrics (teacher/coco/bbox_mAP, student/coco/bbox_mAP)' in problem
 
 
-def test_a_metric_whose_type_is_a_number_is_left_to_mmengine(own):
-    check_training(own('classification', {'val_evaluator.type': 1.5})[0])
+def test_metric_whose_type_is_a_number_is_not_checked(make_config):
+    check_training(make_config('classification', {'val_evaluator.type': 1.5})[0])

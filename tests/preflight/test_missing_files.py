@@ -34,7 +34,7 @@ from fcvit_mm.preflight.missing_files import link_problems, near_file, path_prob
         ('train/b.jpg', 'val/a.jpg', ''),
     ],
 )
-def test_where_a_file_is(tmp_path, there, given, expected):
+def test_file_with_a_similar_path_is_suggested(tmp_path, there, given, expected):
     path = tmp_path / there
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -42,13 +42,13 @@ def test_where_a_file_is(tmp_path, there, given, expected):
     assert found.startswith(expected.format(root=tmp_path)) and bool(found) == bool(expected)
 
 
-def test_another_unicode_form(tmp_path):
+def test_file_name_in_another_unicode_form(tmp_path):
     (tmp_path / unicodedata.normalize('NFD', 'größe.jpg')).touch()
     found = near_file(str(tmp_path / unicodedata.normalize('NFC', 'größe.jpg')))
     assert found.endswith('the same characters in another Unicode form (NFC or NFD)')
 
 
-def test_absolute_names_of_another_machine(tmp_path):
+def test_absolute_paths_of_another_machine(tmp_path):
     (tmp_path / 'train' / 'sub').mkdir(parents=True)
     image = tmp_path / 'train' / 'sub' / 'a.jpg'
     image.touch()
@@ -90,7 +90,7 @@ def test_links_without_a_target(tmp_path):
         ('lost', True, 'data_root x does not exist'),
     ],
 )
-def test_paths_of_a_config(tmp_path, monkeypatch, path, is_folder, expected):
+def test_missing_paths_in_a_config(tmp_path, monkeypatch, path, is_folder, expected):
     for folder in ('data/train', 'home/train'):
         (tmp_path / folder).mkdir(parents=True)
     for name in ('list.txt', 'pack.zip'):
@@ -103,7 +103,7 @@ def test_paths_of_a_config(tmp_path, monkeypatch, path, is_folder, expected):
     assert found.startswith(expected.format(root=tmp_path)) and bool(found) == bool(expected)
 
 
-def test_links_among_files(tmp_path, said):
+def test_broken_links_below_a_folder(tmp_path, logged):
     (tmp_path / 'inner').mkdir()
     for number in range(9):
         (tmp_path / 'inner' / f'{number}.jpg').touch()
@@ -121,7 +121,7 @@ def test_links_among_files(tmp_path, said):
     (tmp_path / '.#b.jpg').symlink_to('jane@host.4711')  # of an editor
     (tmp_path / '.git').mkdir()
     (tmp_path / '.git' / 'c.jpg').symlink_to('/gone/c.jpg')
-    assert said == [] and link_problems([str(tmp_path)], 9, 0.1, TimeLimit()) == [] and said == [text]
+    assert logged == [] and link_problems([str(tmp_path)], 9, 0.1, TimeLimit()) == [] and logged == [text]
     (tmp_path / '0.jpg').symlink_to('.git/annex/objects/x1/y2/SHA256-s9--aa.jpg')
     (line,) = link_problems([str(tmp_path) + os.sep], 9, 0.0, TimeLimit())
     assert line.startswith('2 symbolic links below ')
@@ -130,8 +130,8 @@ def test_links_among_files(tmp_path, said):
     )
 
 
-def test_links_to_folders_above(own):
-    cfg, data = own('classification')
+def test_link_to_a_parent_folder(make_config):
+    cfg, data = make_config('classification')
     link = sorted((data / 'train').iterdir())[0] / 'up'
     link.symlink_to('..')
     above = (data / 'train').resolve()

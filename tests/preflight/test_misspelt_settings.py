@@ -9,9 +9,9 @@ from fcvit_mm.preflight.misspelt_settings import report_misspelt_settings
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_settings_that_are_known(own, said, task):
-    report_misspelt_settings(own(task)[0])
-    assert said == []
+def test_correct_settings_are_not_reported(make_config, logged, task):
+    report_misspelt_settings(make_config(task)[0])
+    assert logged == []
 
 
 @pytest.mark.parametrize(
@@ -70,31 +70,34 @@ def test_settings_that_are_known(own, said, task):
         ),
     ],
 )
-def test_settings_that_nothing_reads(own, said, task, options, text):
-    report_misspelt_settings(own(task, options)[0])
-    assert said == [text]
+def test_misspelt_settings_are_reported(make_config, logged, task, options, text):
+    report_misspelt_settings(make_config(task, options)[0])
+    assert logged == [text]
 
 
 @pytest.mark.parametrize(
     ('task', 'options'),
     [
-        ('detection', {'model.test_cfg.rcnn.my_own_note': 1}),  # resembles nothing
-        ('detection', {'model.train_cfg.rpn.debug': False}),  # of the libraries' own configs, read by nothing any more
+        ('detection', {'model.test_cfg.rcnn.my_own_note': 1}),  # resembles no setting
+        ('detection', {'model.train_cfg.rpn.debug': False}),  # in configs of the libraries, which no longer read it
         ('detection', {'model.train_cfg.rcnn.mask_size': 28}),  # read by a function that the mask head imports
-        ('detection', {'model.roi_head.mask_head': None}),  # mask_size in train_cfg.rcnn is left
-        ('classification', {'model.train_cfg': {'augments': [{'type': 'Mixup', 'alpha': 0.8}]}}),  # by a default part
+        ('detection', {'model.roi_head.mask_head': None}),  # mask_size in train_cfg.rcnn remains
+        (
+            'classification',
+            {'model.train_cfg': {'augments': [{'type': 'Mixup', 'alpha': 0.8}]}},
+        ),  # read by the default data_preprocessor
         ('classification', {'model.head.type': 'NoSuchHead', 'optim_wrapper.paramwise_cfg': None}),
         ('classification', {'optim_wrapper.constructor': 'NoSuchOne', 'optim_wrapper.paramwise_cfg': {'lr_mul': 1}}),
         ('segmentation', {'model.test_cfg': None, 'env_cfg': None, 'auto_scale_lr': None}),
     ],
 )
-def test_settings_that_are_not_reported(own, said, task, options):
-    report_misspelt_settings(own(task, options)[0])
-    assert said == []
+def test_other_unread_settings_are_not_reported(make_config, logged, task, options):
+    report_misspelt_settings(make_config(task, options)[0])
+    assert logged == []
 
 
-def test_models_that_name_registered_functions(own, said):
-    """A registry may contain functions, and a module any objects, such as ones that answer to every name."""
+def test_registries_with_functions_and_unusual_objects(make_config, logged):
+    """A registry may contain functions, and a module objects whose attributes raise errors."""
 
     class Odd:
         def __getattr__(self, name):
@@ -104,19 +107,19 @@ def test_models_that_name_registered_functions(own, said):
     Named = type('Named', (), {'__module__': __name__, 'part': 'make_something'})
     MODELS.register_module(name='Named', module=Named, force=True)
     sys.modules[__name__].odd = Odd()
-    misspelt = 'par' + 'tt'  # in two, because this file is the source in which it must not occur
+    misspelt = 'par' + 'tt'  # the name must not occur in this file, whose source is searched
     try:
-        cfg, _ = own('classification', {'model.head.type': 'Named', f'model.test_cfg.{misspelt}': 1})
+        cfg, _ = make_config('classification', {'model.head.type': 'Named', f'model.test_cfg.{misspelt}': 1})
         report_misspelt_settings(cfg)
     finally:
         del sys.modules[__name__].odd
         for name in ('make_something', 'Named'):
             MODELS.module_dict.pop(name)
-    assert said == ["model.test_cfg: the model reads no setting 'partt'; did you mean 'part'?"]
+    assert logged == ["model.test_cfg: the model reads no setting 'partt'; did you mean 'part'?"]
 
 
-def test_before_testing(own, said, tmp_path):
-    cfg, _ = own('segmentation', {'model.test_cfg.crop_sizes': (64, 64), 'test_evaluator.iou_metric': ['mIoU']})
+def test_misspelt_settings_are_reported_before_testing(make_config, logged, tmp_path):
+    cfg, _ = make_config('segmentation', {'model.test_cfg.crop_sizes': (64, 64), 'test_evaluator.iou_metric': ['mIoU']})
     with pytest.raises(Exception, match='the checkpoint'):
         check_testing(cfg, str(tmp_path / 'missing.pth'))
-    assert [text.partition(':')[0] for text in said] == ['test_evaluator', 'model.test_cfg']
+    assert [text.partition(':')[0] for text in logged] == ['test_evaluator', 'model.test_cfg']

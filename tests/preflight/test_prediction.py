@@ -17,8 +17,8 @@ WINDOW = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
         (dict(stride=(48, 16)), 'model.test_cfg.stride is (48, 16), larger than crop_size=(32, 32), which leaves gaps'),
     ],
 )
-def test_sliding_windows(own, change, message):
-    cfg, _ = own('segmentation')
+def test_sliding_window_settings(make_config, change, message):
+    cfg, _ = make_config('segmentation')
     cfg.model.test_cfg = {**WINDOW, **change}
     problems = prediction_problems(cfg)
     assert len(problems) == bool(message) and ''.join(problems).startswith(message)
@@ -35,8 +35,8 @@ def test_sliding_windows(own, change, message):
         (dict(type='nms', iou_treshold=0.5), '), which would end the run at the first validation: give'),
     ],
 )
-def test_suppression_of_boxes(own, nms, message):
-    cfg, _ = own('detection')
+def test_nms_settings(make_config, nms, message):
+    cfg, _ = make_config('detection')
     assert prediction_problems(cfg) == []
     cfg.model.test_cfg.rcnn.nms = nms
     problems = prediction_problems(cfg)
@@ -47,8 +47,8 @@ def test_suppression_of_boxes(own, nms, message):
     assert prediction_problems(cfg) == []
 
 
-def test_models_without_settings(own):
-    cfg, _ = own('classification')
+def test_models_without_test_cfg(make_config):
+    cfg, _ = make_config('classification')
     assert prediction_problems(cfg) == []
     cfg.model.test_cfg = dict(nms=dict(type='none'))
     assert prediction_problems(cfg) == []

@@ -7,11 +7,11 @@ from fcvit_mm.preflight.pretrained import pretrained_problems
 
 
 @pytest.fixture
-def stock(own, tmp_path):
-    """Weights, as a function of those of the backbone -> a detector with a stock backbone that starts from them."""
+def stock(make_config, tmp_path):
+    """Return a function that makes a detector with a stock backbone and its checkpoint, with changed weights."""
 
     def get(change, **init):
-        cfg, _ = own('detection')
+        cfg, _ = make_config('detection')
         cfg.model.backbone = dict(type='ResNet', depth=18, base_channels=8)
         cfg.model.neck.in_channels = [8, 16, 32, 64]
         path = tmp_path / 'weights.pth'
@@ -31,15 +31,15 @@ def only_problem(cfg):
     return problem
 
 
-def test_files_that_fit(stock, said):
+def test_matching_checkpoints_are_accepted(stock, logged):
     assert pretrained_problems(stock(dict)[0]) == []
     assert pretrained_problems(stock(renamed('backbone.'), prefix='backbone.')[0]) == []
-    # The head is the classifier's.
+    # Weights of the classifier's head are ignored.
     assert pretrained_problems(stock(lambda weights: {**weights, 'fc.weight': torch.zeros(3)})[0]) == []
-    assert said == []
+    assert logged == []
 
 
-def test_names_of_another_network(stock):
+def test_checkpoint_of_another_network(stock):
     cfg, path = stock(lambda weights: {'encoder.layer.0.weight': torch.zeros(3), 'encoder.layer.1.weight': 1})
     assert only_problem(cfg) == (
         f'model.backbone.init_cfg: none of the 100 values of ResNet are in {path}, whose names are '
@@ -48,12 +48,12 @@ def test_names_of_another_network(stock):
     )
 
 
-def test_weights_of_a_complete_detector(stock):
+def test_missing_prefix_is_suggested(stock):
     cfg, _ = stock(renamed('backbone.'))
     assert ". Add prefix='backbone.' to this init_cfg. Another file" in only_problem(cfg)
 
 
-def test_another_prefix(stock):
+def test_wrong_prefix(stock):
     cfg, path = stock(renamed('backbone.'), prefix='model.')
     assert only_problem(cfg).startswith(
         f'model.backbone.init_cfg: {path} cannot be loaded (model. is not in the pretrained model): its names are '
@@ -61,23 +61,23 @@ def test_another_prefix(stock):
     )
 
 
-def test_a_file_of_which_little_fits(stock, said):
+def test_checkpoint_with_few_matching_weights_is_a_warning(stock, logged):
     cfg, path = stock(lambda weights: {name: value for name, value in weights.items() if not name.startswith('layer')})
     assert pretrained_problems(cfg) == []
-    (text,) = said
+    (text,) = logged
     assert text.startswith(f'model.backbone.init_cfg: 5 of the 100 values of ResNet are in {path}, whose names are ')
 
 
-def test_other_shapes(stock):
+def test_checkpoint_with_other_shapes(stock):
     cfg, _ = stock(lambda weights: {name: torch.zeros(*value.shape, 2) for name, value in weights.items()})
     assert 'none of the 100 values of ResNet' in only_problem(cfg)
 
 
-def test_neck_and_complete_model(own, tmp_path):
+def test_checkpoints_of_necks_and_complete_models(make_config, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'a': torch.zeros(3)}, path)
     for key, name in (('model.neck.init_cfg', 'FPN'), ('model.init_cfg', 'MaskRCNN')):
-        cfg, _ = own('detection', {key: dict(type='Pretrained', checkpoint=str(path))})
+        cfg, _ = make_config('detection', {key: dict(type='Pretrained', checkpoint=str(path))})
         problem = only_problem(cfg)
         assert (
             problem.startswith(f'{key}: none of the ')
@@ -86,14 +86,14 @@ def test_neck_and_complete_model(own, tmp_path):
         assert problem.endswith('. Give another checkpoint, or init_cfg=None for random weights')
 
 
-def test_own_networks_reject_other_files(own, tmp_path):
+def test_own_networks_reject_other_files(make_config, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'conv1.weight': torch.zeros(3)}, path)
-    cfg, _ = own('segmentation', {'pretrained': str(path)})
+    cfg, _ = make_config('segmentation', {'pretrained': str(path)})
     assert only_problem(cfg).startswith(f'model.backbone.init_cfg: {path} ')
 
 
-def test_modules_that_load_in_a_way_of_their_own(own, tmp_path):
+def test_modules_with_their_own_init_weights_are_not_checked(make_config, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'a': torch.zeros(3)}, path)
 
@@ -102,7 +102,7 @@ def test_modules_that_load_in_a_way_of_their_own(own, tmp_path):
         def init_weights(self):
             torch.load(self.init_cfg['checkpoint'])
 
-    cfg, _ = own('detection', {'model.neck.type': 'OwnLoading'})
+    cfg, _ = make_config('detection', {'model.neck.type': 'OwnLoading'})
     cfg.model.neck.init_cfg = dict(type='Pretrained', checkpoint=str(path))
     try:
         assert pretrained_problems(cfg) == []
@@ -110,7 +110,7 @@ def test_modules_that_load_in_a_way_of_their_own(own, tmp_path):
         MODELS.module_dict.pop('OwnLoading')
 
 
-def test_code_in_a_file_is_not_run(stock):
+def test_code_in_a_checkpoint_is_not_run(stock):
     class Code:
         def __reduce__(self):
             return pytest.fail, ('code was run',)

@@ -34,14 +34,14 @@ def config(schedulers, **loop):
             dict(type='PolyLR', by_epoch=False, begin=1500, end=160000),
             'PolyLR (begin=1500, end=160000; training has 1000 iterations)',
         ),
-        (dict(max_iters=1000), dict(type='PolyLR', begin=0, end=160000), ''),  # it has a warning of its own
+        (dict(max_iters=1000), dict(type='PolyLR', begin=0, end=160000), ''),  # another check reports by_epoch
         (dict(max_epochs=3), dict(type='ExponentialLR', gamma=0.9), ''),
         (dict(), dict(type='MultiStepLR', milestones=[8, 11]), ''),
     ],
 )
-def test_schedules_for_a_longer_training(said, loop, schedule, given):
+def test_long_schedules_are_reported(logged, loop, schedule, given):
     report_long_schedules(config([schedule], **loop), 'max_iters' not in loop, 400)
-    assert said == ([] if not given else [
+    assert logged == ([] if not given else [
         f'param_scheduler: {given}: made for a longer training, so that a warm-up or a decay is not complete or does '
         'not happen. Adapt begin, end, T_max and milestones'
     ])  # fmt: skip
@@ -81,44 +81,44 @@ ZERO, RISE = 'the learning rate is 0 from {} on, and nothing is learned', 'the l
         (dict(), [dict(type='CosineAnnealingLR', T_max=12)], '', ''),
     ],
 )  # fmt: skip
-def test_schedules_for_a_shorter_training(said, loop, schedules, given, change):
+def test_short_schedules_are_reported(logged, loop, schedules, given, change):
     report_short_schedules(config(schedules, **loop), 'max_iters' not in loop, 400)
-    assert said == ([f'param_scheduler: {given}: {change}. Adapt begin, end and T_max'] if given else [])
+    assert logged == ([f'param_scheduler: {given}: {change}. Adapt begin, end and T_max'] if given else [])
 
 
 @pytest.mark.parametrize(
     ('steps', 'options'),
     [(0, dict(total_steps=12)), (0, dict()), (1, dict(total_steps=11)), (0, dict(total_steps=10, end=11, begin=1))],
 )
-def test_total_steps_of_a_shorter_training(said, steps, options):
+def test_total_steps_of_a_shorter_training(logged, steps, options):
     """MMEngine ends the run at the first step beyond them."""
     report_short_schedules(config([dict(type='OneCycleLR', eta_max=0.1, **options)], max_epochs=12), True, 400)
-    assert len(said) == steps
-    for each in said:
+    assert len(logged) == steps
+    for each in logged:
         assert 'OneCycleLR has total_steps=11, but the training has 12 epochs' in each
 
 
-def test_milestones_of_a_shorter_training(said):
+def test_milestones_for_a_shorter_training(logged):
     report_short_schedules(config([dict(type='MultiStepLR', end=12, milestones=[8, 11])], max_epochs=36), True, 400)
-    assert said == [
+    assert logged == [
         'param_scheduler: MultiStepLR is made for a shorter training: its last milestone is 11, so the learning rate '
         'is at its lowest for most of the 36 epochs. Adapt milestones'
     ]
 
 
 @pytest.mark.parametrize('times', [dict(milestones=8), dict(milestones=['8']), dict(end='inf'), dict(T_max='9')])
-def test_times_that_are_no_numbers_are_left_to_the_run(said, times):
+def test_schedules_with_non_numbers_are_not_checked(logged, times):
     cfg = config([dict(type='CosineAnnealingLR', **times)], max_epochs=36)
     report_long_schedules(cfg, True, 400)
     report_short_schedules(cfg, True, 400)
-    assert said == []
+    assert logged == []
 
 
-def test_schedules_without_a_beginning(said):
+def test_schedules_with_begin_none(logged):
     cfg = config([dict(type='CosineAnnealingLR', begin=None, end=None, T_max=12)], max_epochs=36)
     report_long_schedules(cfg, True, 400)
     report_short_schedules(cfg, True, 400)
-    assert len(said) == 1 and 'CosineAnnealingLR is made for a shorter training (epochs 0 to 12 of 36)' in said[0]
+    assert len(logged) == 1 and 'CosineAnnealingLR is made for a shorter training (epochs 0 to 12 of 36)' in logged[0]
 
 
 def test_length_of_an_epoch(monkeypatch):

@@ -64,13 +64,13 @@ from fcvit_mm.preflight.settings import setting_problems
         ),
     ],
 )
-def test_settings_that_end_a_run(own, options, message):
-    (problem,) = setting_problems(own('classification', options)[0])
+def test_invalid_settings_are_reported(make_config, options, message):
+    (problem,) = setting_problems(make_config('classification', options)[0])
     assert problem.startswith(message)
 
 
-def test_settings_that_are_in_order(own):
-    cfg, _ = own('classification', {'log_level': 'DEBUG', 'randomness.seed': 2**32 - 1})
+def test_valid_settings_are_accepted(make_config):
+    cfg, _ = make_config('classification', {'log_level': 'DEBUG', 'randomness.seed': 2**32 - 1})
     assert setting_problems(cfg) == []
     cfg.merge_from_dict({'log_level': 20, 'env_cfg': None, 'randomness': None, 'optim_wrapper.optimizer': None})
     assert setting_problems(cfg) == []
@@ -79,16 +79,16 @@ def test_settings_that_are_in_order(own):
 
 
 @pytest.mark.parametrize('enable, number', [(True, 4), (True, 1), (False, 4)])
-def test_learning_rate_scaled_without_accumulated_batches(own, said, enable, number):
+def test_learning_rate_scaled_without_accumulated_batches(make_config, logged, enable, number):
     options = {'auto_scale_lr.enable': enable, 'optim_wrapper.accumulative_counts': number}
-    assert setting_problems(own('classification', options)[0]) == []
-    assert len(said) == (enable and number > 1)
-    assert not said or 'step takes 4 (optim_wrapper.accumulative_counts): multiply' in said[0]
+    assert setting_problems(make_config('classification', options)[0]) == []
+    assert len(logged) == (enable and number > 1)
+    assert not logged or 'step takes 4 (optim_wrapper.accumulative_counts): multiply' in logged[0]
 
 
-def test_no_learning_rate(own, said):
-    cfg, _ = own('classification', {'optim_wrapper.optimizer.lr': 0.0})
+def test_learning_rate_of_0_is_a_warning(make_config, logged):
+    cfg, _ = make_config('classification', {'optim_wrapper.optimizer.lr': 0.0})
     assert setting_problems(cfg) == []
-    assert said == [
+    assert logged == [
         'optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended'
     ]

@@ -27,7 +27,7 @@ def trial(tmp_path, shapes):
     return run
 
 
-def test_report(trial, tmp_path):
+def test_report_of_a_trial(trial, tmp_path):
     found = trial()
     assert found.problems == [] and found.batch == 4 and found.iterations == 2
     assert found.step_seconds > 0 and found.memory > 2**20 and found.checkpoint > 10_000
@@ -43,7 +43,7 @@ def test_report(trial, tmp_path):
     ):
         assert re.search(words, text), text
     assert not (tmp_path / 'w').exists()
-    # Nor does a logger go on writing to the folder that the trial ran in.
+    # No logger has a handler for a file in the removed folder of the trial.
     files = [
         handler.baseFilename
         for logger in MMLogger._instance_dict.values()
@@ -53,7 +53,7 @@ def test_report(trial, tmp_path):
     assert all(Path(file).parent.is_dir() for file in files), files
 
 
-def test_what_would_end_the_run_later(trial):
+def test_problems_that_would_end_the_run_later(trial):
     found = trial(
         "default_hooks['checkpoint'] = dict(save_best='accuracy/top7', max_keep_ckpts=2)\n"
         'optim_wrapper = dict(optimizer=dict(lr=1e30), clip_grad=None)\nparam_scheduler = []\n'
@@ -69,14 +69,14 @@ def test_what_would_end_the_run_later(trial):
 
 def test_parameters_without_a_gradient(trial):
     found = trial(options={'model.backbone.out_indices': [2, 3]})
-    (remark,) = found.remarks
-    assert 'norm2' in remark and 'parameters get no gradient' in remark and 'out_indices=(3,)' in remark
-    assert found.problems == [] and remark in format_trial(found, 0)
+    (warning,) = found.warnings
+    assert 'norm2' in warning and 'parameters get no gradient' in warning and 'out_indices=(3,)' in warning
+    assert found.problems == [] and warning in format_trial(found, 0)
     (problem,) = trial(options={'model.backbone.out_indices': [2, 3]}, launcher='pytorch').problems
     assert 'norm2' in problem and 'out_indices=(3,)' in problem and 'DistributedDataParallel would stop' in problem
     options = {'model.backbone.out_indices': [2, 3], 'find_unused_parameters': True}
     found = trial(options=options, launcher='pytorch')
-    assert found.problems == [] and found.remarks == []
+    assert found.problems == [] and found.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_parameters_without_a_gradient(trial):
         (dict(interval=1, max_keep_ckpts=3, save_best=['a', 'b']), 6),
     ],
 )
-def test_checkpoints_to_come(checkpoint, number):
+def test_number_of_checkpoints(checkpoint, number):
     class Loop:
         max_epochs, max_iters = 100, 1000
 

@@ -17,8 +17,8 @@ def only_problem(cfg):
     return problem
 
 
-def test_work_dir_that_is_a_file(own, tmp_path):
-    cfg, _ = own('classification')
+def test_work_dir_that_is_a_file(make_config, tmp_path):
+    cfg, _ = make_config('classification')
     cfg.work_dir = str(tmp_path / 'list.txt')
     (tmp_path / 'list.txt').touch()
     torch.save({'state_dict': {}}, tmp_path / 'a.pth')
@@ -32,8 +32,8 @@ def test_work_dir_that_is_a_file(own, tmp_path):
     )
 
 
-def test_no_room_and_no_right(own, tmp_path, monkeypatch):
-    cfg, _ = own('classification')
+def test_full_disk_and_missing_permission(make_config, tmp_path, monkeypatch):
+    cfg, _ = make_config('classification')
     cfg.work_dir = str(tmp_path / 'w' / 'deeper')
     (tmp_path / 'w').mkdir()
     (tmp_path / 'epoch_1.pth').write_bytes(b'')
@@ -47,8 +47,8 @@ def test_no_room_and_no_right(own, tmp_path, monkeypatch):
     )
 
 
-def test_no_room_for_the_first_checkpoint(own, tmp_path, monkeypatch):
-    cfg, _ = own('classification')
+def test_too_little_space_for_the_first_checkpoint(make_config, tmp_path, monkeypatch):
+    cfg, _ = make_config('classification')
     free = checkpoint_size(cfg) - 1
     monkeypatch.setattr(work_dir.shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, free))
     assert only_problem(cfg) == (
@@ -67,20 +67,20 @@ def test_no_room_for_the_first_checkpoint(own, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_sizes_are_those_of_checkpoints(trained, own, task):
-    """The rest is names, numbers, and the log."""
-    cfg, written = own(task)[0], os.path.getsize(trained(task).checkpoint)
+def test_estimated_size_of_checkpoints(trained, make_config, task):
+    """The difference are names, numbers and the log."""
+    cfg, written = make_config(task)[0], os.path.getsize(trained(task).checkpoint)
     assert 0.97 * written < checkpoint_size(cfg) < written
 
 
-def test_checkpoints_that_would_be_overwritten(own, said):
-    cfg, _ = own('classification')
+def test_overwriting_checkpoints_is_a_warning(make_config, logged):
+    cfg, _ = make_config('classification')
     os.makedirs(cfg.work_dir)
     check_training(cfg)
-    assert not any('earlier run' in line for line in said)
+    assert not any('earlier run' in line for line in logged)
     torch.save({}, os.path.join(cfg.work_dir, 'epoch_1.pth'))
     check_training(cfg)
-    (line,) = [line for line in said if 'earlier run' in line]
+    (line,) = [line for line in logged if 'earlier run' in line]
     assert line == (
         f'{cfg.work_dir} has checkpoints of an earlier run, and those of the same name will be overwritten. To '
         'continue that run: --resume; to keep it: another --work-dir'

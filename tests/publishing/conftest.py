@@ -13,7 +13,7 @@ from fcvit_mm.engine.config import load_config
 
 @pytest.fixture(scope='session')
 def micro(tmp_path_factory):
-    """A run of a very small classifier: its folder with config, checkpoint and logs."""
+    """The folder of a run of a very small classifier, with config, checkpoint and logs."""
     pytest.importorskip('mmpretrain')
     folder = tmp_path_factory.mktemp('micro') / 'configs'
     logs = folder / STAMP / 'vis_data'

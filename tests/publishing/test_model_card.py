@@ -1,4 +1,4 @@
-"""Model cards and metafile entries tell only what is known."""
+"""Model cards and metafile entries contain facts from the checkpoint, the config and the log."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ from fcvit_mm.publishing.model_card import describe, write_card
 from fcvit_mm.publishing.weights import strip_checkpoint
 
 
-def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
+def test_card_and_metafile_entry(micro, tmp_path, capsys):
     files = publish(micro.checkpoint, tmp_path, '--config', micro.config, '--shape', '64')
     model = build_model(load_config(micro.config))
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -27,7 +27,7 @@ def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
         'Metadata': {'Epochs': 3, 'Batch Size': 4 * 2, 'Parameters': parameters},
         'Results': [{'Task': 'Image Classification', 'Dataset': 'flowers', 'Metrics': {'Top 1 Accuracy': 61.26}}],
     }
-    # As in the metafiles of configs/.
+    # The indentation of the metafiles in configs/.
     assert files['.yml'].read_text().startswith('  - Name: fcvit_micro_flowers\n    In Collection')
     card = files['.md'].read_text()
     for text in (
@@ -68,7 +68,7 @@ def test_weights_from_within_an_epoch_have_no_metrics(micro, tmp_path, meta, sho
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_the_scope_of_a_library_built_on_others(tmp_path, task):
+def test_card_names_the_scope_of_another_library(tmp_path, task):
     source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
     model = describe(strip_checkpoint(str(source)), str(source))._replace(task=task, config='a.py')
     assert "('a.py', 'a.pth')('image.jpg', " in write_card(model, 'a', {'a.pth': b''})
@@ -89,7 +89,7 @@ def test_the_scope_of_a_library_built_on_others(tmp_path, task):
         ('data/flowers', dict(classes=('rose', 'tulip')), 'flowers'),
     ],
 )
-def test_a_known_data_set_is_named_only_if_it_has_its_own_classes(root, metainfo, name):
+def test_standard_data_sets_are_named_only_with_their_own_classes(root, metainfo, name):
     dataset = dict(type='CustomDataset', data_root=root, metainfo=metainfo)
     assert model_card._name(dataset) == name
     assert model_card._as_text(dataset) == f'{name} (CustomDataset)'
@@ -104,7 +104,7 @@ def test_a_known_data_set_is_named_only_if_it_has_its_own_classes(root, metainfo
         (dict(data_root='data/flowers'), ('rose', 'tulip'), 'flowers'),
     ],
 )
-def test_a_data_set_that_finds_its_classes_is_named_by_those_of_the_checkpoint(dataset, trained, name):
+def test_data_sets_without_metainfo_use_the_classes_of_the_checkpoint(dataset, trained, name):
     assert model_card._name(dataset, trained) == name
     assert model_card._as_text(dict(dataset, type='CustomDataset'), trained) == f'{name} (CustomDataset)'
 
@@ -126,7 +126,7 @@ def test_paths_of_this_machine_are_not_published(paths, text):
     assert model_card._as_text(dataset) == f'ade (Set; {text})'
 
 
-def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
+def test_missing_facts_are_marked_as_not_known(micro, tmp_path, capsys):
     files = publish(micro.checkpoint, tmp_path, '--work-dir', str(tmp_path))
     assert set(files) == {'.pth', '.md'}
     card = files['.md'].read_text()
@@ -137,7 +137,7 @@ def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
     assert 'No metric' in printed and 'both need --config' in printed
 
 
-def test_text_of_a_checkpoint_is_no_markup(tmp_path):
+def test_text_of_a_checkpoint_is_escaped(tmp_path):
     source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
     content = torch.load(source, weights_only=False)
     content['meta']['dataset_meta'] = dict(classes=('<script>a</script>', 'b|c', 'd\n\n# e', '![f](http://g)'))

@@ -1,4 +1,4 @@
-"""Published weights: the model predicts as before, and nothing but weights and plain data is in the file."""
+"""Published weights give the same predictions, and the files contain only weights and plain data."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from fcvit_mm.publishing.weights import pack, strip_checkpoint, write_files
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_predicts_the_same(task, tmp_path):
+def test_published_weights_give_the_same_predictions(task, tmp_path):
     pytest.importorskip(LIBRARIES[task])
     pytest.importorskip('safetensors')
     config = write_config(task, tmp_path, tmp_path, MICRO.format(arch=ARCH))
@@ -40,7 +40,7 @@ def test_predicts_the_same(task, tmp_path):
     files = publish(source, tmp_path, '--safetensors')
     for suffix in ('.pth', '.safetensors'):
         np.testing.assert_array_equal(draw(files[suffix]), expected)
-    # Strictly, too, and whoever lacks this package.
+    # MMEngine loads them strictly, without this package.
     content = torch.load(files['.pth'], weights_only=True)
     assert content['meta']['dataset_meta']['classes'] == classes
     load_checkpoint(model, str(files['.pth']), strict=True)
@@ -48,25 +48,25 @@ def test_predicts_the_same(task, tmp_path):
     assert all(torch.equal(original[name], value) for name, value in model.state_dict().items())
 
 
-def test_only_weights_and_plain_data(micro, tmp_path):
+def test_file_contains_only_weights_and_plain_data(micro, tmp_path):
     path = publish(micro.checkpoint, tmp_path)['.pth']
     assert hashlib.sha256(path.read_bytes()).hexdigest()[:8] == re.fullmatch(r'micro-([0-9a-f]{8})\.pth', path.name)[1]
     assert path.stat().st_size < os.path.getsize(micro.checkpoint) / 1.8
     content = torch.load(path, weights_only=True)
     assert set(content) == {'state_dict', 'meta'}
     meta = content['meta']
-    # The rest is not plain data, or not in JSON.
+    # Everything else is not plain data, or cannot be written as JSON.
     assert meta['dataset_meta'] == dict(classes=CLASSES, palette=[[255, 0, 0]] * 5, sizes=[[1.5]])
     assert (meta['epoch'], meta['seed']) == (3, 7) and not {'cfg', 'hook_msgs'} & set(meta)
     assert b'somebody' not in path.read_bytes()
-    # The same again has the same name, and is not written over what is there.
+    # The same weights get the same name, and existing files are not overwritten.
     with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md.* already exists: .* --force'):
         publish(micro.checkpoint, tmp_path)
     assert publish(micro.checkpoint, tmp_path, '--force') == {}
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_backbone_starts_from_it(micro, tmp_path, suffix):
+def test_backbone_is_initialized_from_published_weights(micro, tmp_path, suffix):
     pytest.importorskip('safetensors')
     path = publish(micro.checkpoint, tmp_path, '--safetensors')[suffix]
     backbone = fcvit_mm.FCViT(ARCH, out_indices=(3,), init_cfg=dict(type='Pretrained', checkpoint=str(path)))
@@ -75,8 +75,8 @@ def test_backbone_starts_from_it(micro, tmp_path, suffix):
     assert all(torch.equal(weights[f'backbone.{name}'], value) for name, value in backbone.state_dict().items())
 
 
-def test_averaged_weights_of_a_run_with_ema(micro, tmp_path):
-    """MMEngine's own hook writes the checkpoint: under ``state_dict`` is the average, which validation used."""
+def test_ema_weights_are_published_by_default(micro, tmp_path):
+    """MMEngine's EMAHook saves the averaged weights, which validation used, as ``state_dict``."""
     model = build_model(load_config(micro.config))
     hook, runner = EMAHook(momentum=0.5), SimpleNamespace(model=model, iter=0)
     hook.before_run(runner)
@@ -99,7 +99,7 @@ def test_averaged_weights_of_a_run_with_ema(micro, tmp_path):
         assert set(content) == {'state_dict', 'meta'} and set(content['state_dict']) == set(model.state_dict())
         assert content['state_dict'][name].unique().tolist() == [expected]
         assert f'| weights | {word} |' in files['.md'].read_text()
-        again = strip_checkpoint(str(files['.pth']))  # a published file states it
+        again = strip_checkpoint(str(files['.pth']))  # a published file contains this information
         assert (again.weights, again.validated) == (word, not options)
     convert_checkpoint(str(source), str(tmp_path / 'converted.pth'))
     assert strip_checkpoint(str(tmp_path / 'converted.pth')).weights == 'averaged (EMA)'
@@ -136,7 +136,7 @@ class Bomb:
         (lambda path: torch.save(dict(state_dict=dict(a=torch.tensor([1.0, float('nan')]))), path), 'NaN or infinite'),
     ],
 )
-def test_files_that_are_refused(make, message, tmp_path):
+def test_invalid_checkpoints_are_refused(make, message, tmp_path):
     (tmp_path / 'out').mkdir()
     make(tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=message):
@@ -144,14 +144,14 @@ def test_files_that_are_refused(make, message, tmp_path):
     assert not list((tmp_path / 'out').iterdir()) and not (tmp_path / 'boom').exists()
 
 
-def test_safetensors_with_corrupt_meta(tmp_path):
+def test_corrupt_metadata_of_safetensors_is_refused(tmp_path):
     save_file = pytest.importorskip('safetensors.torch').save_file
     save_file({'a': torch.ones(1)}, tmp_path / 'a.safetensors', {'fcvit_mm_meta': '{"classes": ['})
     with pytest.raises(CheckpointError, match='a.safetensors .* is corrupt'):
         read_checkpoint(tmp_path / 'a.safetensors')
 
 
-def test_config_of_another_model(micro, tmp_path):
+def test_config_of_another_model_is_refused(micro, tmp_path):
     config = write_config('classification', tmp_path, tmp_path)
     with pytest.raises(CheckpointError, match='epoch_3.pth does not fit the config'):
         publish(micro.checkpoint, tmp_path, '--config', str(config))
@@ -166,13 +166,13 @@ def test_config_of_another_model(micro, tmp_path):
         ('a.safetensors', '--safetensors adds'),
     ],
 )
-def test_destinations_that_are_none(out, message, micro, tmp_path, monkeypatch):
+def test_invalid_output_names_are_refused(out, message, micro, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         main([micro.checkpoint, out])
 
 
-def test_a_full_disk_leaves_nothing_half(micro, tmp_path, monkeypatch):
+def test_full_disk_leaves_no_files(micro, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda file: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     with pytest.raises(WriteError, match='could not be written: No space left on device; .* are free there'):
         write_files(str(tmp_path), pack(strip_checkpoint(micro.checkpoint), 'micro'))

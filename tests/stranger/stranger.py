@@ -1,4 +1,4 @@
-"""Someone else's package: a network, and its one row."""
+"""An example of another package: a network and its row."""
 
 from pathlib import Path
 from typing import Any, Sequence, Union

@@ -1,4 +1,4 @@
-"""tools/app.py: its arguments."""
+"""The arguments of tools/app.py."""
 
 import pytest
 from harness import call_tool, load_tool
@@ -11,7 +11,7 @@ def tool():
     return load_tool('app.py')
 
 
-def test_arguments(tool):
+def test_invalid_arguments_are_refused(tool):
     assert tool.parse_args([]).host == '127.0.0.1'
     for option, value in ('megapixels', '0'), ('megabytes', 'inf'), ('megabytes', 'nan'):
         with pytest.raises(UserError, match=f'--max-{option} is {value}, expected a number above 0'):

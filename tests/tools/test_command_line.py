@@ -1,4 +1,4 @@
-"""Commands read their arguments before they import what takes seconds."""
+"""Commands parse their arguments before they import torch and the libraries."""
 
 import json
 import os
@@ -14,7 +14,7 @@ COMMANDS = sorted(
     for path in (ROOT / 'tools').rglob('*.py')
     if '__main__' in path.read_text()
 )
-#: Wrong arguments of commands, the exit status or the message that ends them, and what is printed.
+#: Commands with invalid arguments: exit status or message, and printed text.
 WRONG = [
     ('train.py', ['a.py', '--launcher', 'ssh'], 2, "invalid choice: 'ssh'"),
     ('train.py', ['a.py', '--cfg-options', 'a=1', '--resum', '--nothing'], 2, 'unrecognized arguments: --nothing'),
@@ -39,7 +39,7 @@ WRONG = [
         '',
     ),
 ]
-#: Runs commands one after the other in an interpreter that has imported nothing; says how each ended, and its imports.
+#: Script that runs commands in one fresh interpreter, and prints the exit status, the output and the imports of each.
 PROBE = """
 import contextlib, io, json, os, runpy, sys
 before = set(sys.modules)
@@ -61,7 +61,7 @@ print(json.dumps(found))
 
 
 def probe(calls):
-    """Run commands that end while their arguments are read; the exit status, the output and the imports of each."""
+    """Run commands that end while parsing arguments; return the exit status, the output and the imports of each."""
     calls = [(str(ROOT / 'tools' / tool), arguments) for tool, arguments in calls]
     done = subprocess.run(
         [sys.executable, '-c', PROBE, json.dumps(calls)],
@@ -75,19 +75,19 @@ def probe(calls):
 
 @pytest.fixture(scope='module')
 def helped():
-    """Command -> how ``--help`` ended, what it printed and imported."""
+    """Exit status, output and imports of ``--help`` of each command."""
     return dict(zip(COMMANDS, probe([(command, ['--help']) for command in COMMANDS])))
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_help_imports_the_standard_library_alone(helped, command):
+def test_help_imports_only_the_standard_library(helped, command):
     status, printed, imported = helped[command]
     assert status == 0 and printed.startswith(f'usage: {os.path.basename(command)} ') and '--debug' in printed
     own = {'arguments', 'command_line'} if command.startswith('analysis/') else {'command_line'}
     assert set(imported) == {*own, 'fcvit_mm.errors', 'fcvit_mm.options'}
 
 
-def test_wrong_arguments_are_reported_before_anything_is_imported():
+def test_invalid_arguments_are_reported_before_imports():
     ends = probe((command, arguments) for command, arguments, _, _ in WRONG)
     for (command, _, end, words), (status, printed, imported) in zip(WRONG, ends):
         name = os.path.basename(command)
@@ -98,8 +98,8 @@ def test_wrong_arguments_are_reported_before_anything_is_imported():
             assert status.startswith(f'{name}: ') and end in status and not printed, (name, status, printed)
 
 
-def test_copies_of_the_commands_work_anywhere(tmp_path):
-    """As in the folder .mim of an installed package."""
+def test_copies_of_the_commands_work(tmp_path):
+    """The folder .mim of an installed package contains such copies."""
     shutil.copytree(ROOT / 'tools', tmp_path / 'mim' / 'tools')
     for command in ('train.py', 'analysis/report.py'):
         done = subprocess.run(
@@ -112,7 +112,7 @@ def test_copies_of_the_commands_work_anywhere(tmp_path):
         assert done.returncode == 0 and done.stdout.startswith('usage: '), done.stderr
 
 
-def test_the_package_has_what_the_command_imported_before():
+def test_package_uses_the_modules_that_the_command_imported():
     code = """
 import sys
 import command_line
@@ -128,7 +128,7 @@ assert fcvit_mm.FCViT.__name__ in fcvit_mm.registry.MODELS
 
 
 @pytest.mark.parametrize('arguments', [[], ['--cfg-options', 'a=1']])
-def test_a_missing_package_is_named(arguments):
+def test_missing_package_is_reported(arguments):
     code = f"""
 import importlib.util as util, runpy, sys
 find = util.find_spec
@@ -142,7 +142,7 @@ runpy.run_path({str(ROOT / 'tools' / 'get_flops.py')!r}, run_name='__main__')
     assert 'Traceback' not in done.stderr
 
 
-def test_the_package_itself_may_be_missing():
+def test_error_if_fcvit_mm_is_not_installed():
     code = f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r}); import command_line'
     done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
     assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'fcvit_mm'")

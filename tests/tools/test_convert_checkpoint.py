@@ -1,4 +1,4 @@
-"""tools/convert_checkpoint.py; what it converts is tested beside fcvit_mm/checkpoints/convert.py."""
+"""tools/convert_checkpoint.py; tests/checkpoints/test_convert.py tests the conversion."""
 
 import os
 from functools import partial
@@ -20,15 +20,15 @@ def source(tmp_path) -> str:
     return str(tmp_path / 'a.pth')
 
 
-def test_what_was_recognized_is_printed(source, tmp_path, capsys):
+def test_summary_is_printed(source, tmp_path, capsys):
     main([source, str(tmp_path / 'out.pth')])
-    said = capsys.readouterr().out
-    assert 'network  FCViT\n' in said and 'task     classifier\n' in said and 'epoch    299\n' in said
-    assert f'written to {tmp_path / "out.pth"}' in said
+    output = capsys.readouterr().out
+    assert 'network  FCViT\n' in output and 'task     classifier\n' in output and 'epoch    299\n' in output
+    assert f'written to {tmp_path / "out.pth"}' in output
     assert torch.load(tmp_path / 'out.pth', weights_only=True)['meta']['source_file'] == 'a.pth'
 
 
-def test_averaged_weights(tmp_path, capsys):
+def test_ema_weights_are_converted(tmp_path, capsys):
     averaged = {key: torch.full_like(value, 2) for key, value in published().items()}
     torch.save({'state_dict': published(), 'state_dict_ema': averaged}, tmp_path / 'a.pth')
     main([str(tmp_path / 'a.pth'), str(tmp_path / 'out.pth'), '--ema'])
@@ -36,7 +36,7 @@ def test_averaged_weights(tmp_path, capsys):
     assert torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']['head.fc.bias'].eq(2).all()
 
 
-def test_nothing_is_overwritten_unasked(source, tmp_path):
+def test_existing_file_is_overwritten_only_with_force(source, tmp_path):
     (tmp_path / 'out.pth').write_text('precious')
     with pytest.raises(CheckpointExistsError, match='out.pth already exists: give another name, or --force'):
         main([source, str(tmp_path / 'out.pth')])
@@ -45,12 +45,12 @@ def test_nothing_is_overwritten_unasked(source, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['a.pth', 'out.pth']
 
 
-def test_no_source(tmp_path):
+def test_missing_source_is_refused(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match='nowhere.pth does not exist: give the path of one'):
         main([str(tmp_path / 'nowhere.pth'), str(tmp_path / 'out.pth')])
 
 
-def test_as_a_command(source, tmp_path):
+def test_command_has_exit_status_and_message(source, tmp_path):
     command = [str(TOOL), 'a.pth', 'out.pth']
     done = run_python(*command, cwd=tmp_path)
     assert done.returncode == 0 and 'written to out.pth' in done.stdout, done.stderr

@@ -1,20 +1,20 @@
-"""The demo, with a few images and iterations: all of its stages, and what it does when it runs again."""
+"""The demo with few images and iterations: all of its steps, and skipping completed steps in a second run."""
 
 import json
 
 import pytest
-from harness import call_tool, load_tool, warm_python
+from harness import call_tool, forked_python, load_tool
 
 demo = load_tool('demo.py')
 
 
 @pytest.fixture
 def run_demo(monkeypatch, tmp_path, capsys):
-    """Run the demo in a folder; what it prints. A start with a user's interpreter is in a test of its own, below."""
+    """Return a function that runs the demo in a temporary folder and returns its output."""
     for package in ('mmpretrain', 'mmdet'):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo.sys, 'executable', warm_python())
+    monkeypatch.setattr(demo.sys, 'executable', forked_python())
 
     def run(*arguments):
         call_tool(demo, arguments)
@@ -23,7 +23,7 @@ def run_demo(monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_detect_goes_through_all_stages_and_then_skips_them(run_demo, tmp_path):
+def test_detection_demo_runs_all_steps_and_then_skips_them(run_demo, tmp_path):
     first = run_demo('detect', '--quick')
     for words in (
         'top-1',
@@ -50,21 +50,21 @@ def test_detect_goes_through_all_stages_and_then_skips_them(run_demo, tmp_path):
     assert table and all(line in second for line in table)
 
 
-def test_on_busy_cores_it_says_how_to_train(monkeypatch, capsys):
+def test_busy_cores_are_reported(monkeypatch, capsys):
     monkeypatch.setattr(demo.os, 'cpu_count', lambda: 2)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    for load, said in ((1.9, False), (8.6, True)):
+    for load, reported in ((1.9, False), (8.6, True)):
         monkeypatch.setattr(demo.os, 'getloadavg', lambda load=load: (load, load, load))
         demo.warn_of_busy_cores()
         text = capsys.readouterr().out
-        assert ('9 processes or threads compete for 2 cores' in text and 'OMP_NUM_THREADS=1' in text) is said
+        assert ('9 processes or threads compete for 2 cores' in text and 'OMP_NUM_THREADS=1' in text) is reported
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     demo.warn_of_busy_cores()
     assert not capsys.readouterr().out
 
 
-def test_a_data_folder_is_used_by_every_step_and_is_named_if_it_cannot_be_written(monkeypatch, tmp_path):
-    """A container's own files, whose folder the default is relative to, are often read-only."""
+def test_data_folder_is_used_by_all_steps(monkeypatch, tmp_path):
+    """The default is relative to the project folder, which is often read-only in a container."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').write_text('')
     with pytest.raises(
@@ -94,7 +94,7 @@ def test_a_data_folder_is_used_by_every_step_and_is_named_if_it_cannot_be_writte
 
 
 class Steps:
-    """Records what :func:`demo.run_step` asked for."""
+    """An action for :func:`demo.run_step` that records its calls."""
 
     def __init__(self, folder, fail=False):
         self.folder, self.fail, self.resumed = folder, fail, []
@@ -112,14 +112,14 @@ def step(folder, inputs, action, force=False):
     return demo.run_step('A step', folder, inputs, action, force)
 
 
-def test_a_step_is_done_once(tmp_path):
+def test_completed_step_is_skipped(tmp_path):
     folder = tmp_path / 'step'
     action = Steps(folder)
     assert step(folder, dict(a=1), action)['fingerprint'] == step(folder, dict(a=1), action)['fingerprint']
     assert action.resumed == [False]
 
 
-def test_a_step_is_run_again_when_its_inputs_change_or_its_files_are_gone_or_it_is_forced(tmp_path):
+def test_step_is_repeated_if_inputs_changed_or_files_are_missing(tmp_path):
     folder = tmp_path / 'step'
     action = Steps(folder)
     step(folder, dict(a=1), action)
@@ -130,7 +130,7 @@ def test_a_step_is_run_again_when_its_inputs_change_or_its_files_are_gone_or_it_
     assert action.resumed == [False] * 4
 
 
-def test_an_interrupted_step_is_resumed_and_is_not_taken_for_done(tmp_path):
+def test_interrupted_step_is_resumed(tmp_path):
     folder = tmp_path / 'step'
     with pytest.raises(KeyboardInterrupt):
         step(folder, dict(a=1), Steps(folder, fail=True))
@@ -144,30 +144,30 @@ def test_an_interrupted_step_is_resumed_and_is_not_taken_for_done(tmp_path):
     assert action.resumed == [True, False]
 
 
-def test_a_folder_that_the_demo_did_not_write_is_left_alone(tmp_path):
+def test_other_folders_are_not_overwritten(tmp_path):
     (tmp_path / 'mine').write_text('x')
     with pytest.raises(demo.UserError, match='did not write'):
         step(tmp_path, dict(a=1), Steps(tmp_path))
     assert (tmp_path / 'mine').read_text() == 'x'
 
 
-def test_a_failed_command_shows_the_end_of_its_log(tmp_path, capsys):
+def test_failed_command_shows_the_end_of_its_log(tmp_path, capsys):
     with pytest.raises(demo.UserError, match='train.py failed with status 1(.|\n)*nothing.py does not exist'):
         demo.run_tool(tmp_path / 'log', 'train.py', 'nothing.py', '--work-dir', 'my runs')
-    # As it can be run by hand.
+    # The printed command can be run by hand.
     assert "$ python tools/train.py nothing.py --work-dir 'my runs'\n" in capsys.readouterr().out
     assert 'does not exist' in (tmp_path / 'log').read_text()
 
 
-def test_metrics_that_are_not_in_the_logs_are_named(tmp_path):
+def test_missing_metrics_are_reported(tmp_path):
     (tmp_path / 'scalars.json').write_text(json.dumps({'mIoU': 3}) + '\nnot json\n' + json.dumps({'mIoU': 4}))
     assert demo.find_metrics(tmp_path, ['mIoU']) == {'mIoU': 4}
     with pytest.raises(demo.UserError, match='top1'):
         demo.find_metrics(tmp_path, ['top1'])
 
 
-def test_a_bad_result_is_an_error(monkeypatch, tmp_path, capsys):
-    """Whatever the training gave, a figure below the threshold ends the demo with a message."""
+def test_low_metrics_are_an_error(monkeypatch, tmp_path, capsys):
+    """A metric below its threshold ends the demo with a message."""
     done = dict(
         files=[str(tmp_path)],
         checkpoint='c',

@@ -7,7 +7,7 @@ from harness import run_ranks, run_tool, start_tool, write_config
 SAME = """
 model = dict(
     head=dict(num_classes=5, in_channels=32),
-    # No batch statistics, no chance: what is left is the sum of gradients.
+    # Without batch statistics and random numbers, only the sum of gradients differs.
     backbone=dict(drop_path_rate=0., norm_eval=True, arch=dict(
         _delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(1, 1, 1, 1))),
     train_cfg=dict(_delete_=True))
@@ -38,7 +38,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f'{key}: {text}')
 
 
-def test_half_the_batch_on_each_of_two_nodes(config, tmp_path):
+def test_two_nodes_with_half_the_batch_train_the_same_weights(config, tmp_path):
     run_tool('train.py', config, '--work-dir', tmp_path / 'one')
     expected = weights(tmp_path / 'one')
     start = torch.load(tmp_path / 'one' / 'epoch_1.pth', map_location='cpu', weights_only=False)
@@ -55,7 +55,7 @@ def test_half_the_batch_on_each_of_two_nodes(config, tmp_path):
     assert_same(weights(tmp_path / 'nodes'), expected)
 
 
-def test_two_processes_test_as_one(trained, tmp_path):
+def test_two_processes_test_all_samples(trained, tmp_path):
     result = trained('classification')
     done = run_ranks(
         2,
@@ -68,18 +68,18 @@ def test_two_processes_test_as_one(trained, tmp_path):
         'shown',
         cwd=tmp_path,
     )
-    # The libraries draw in the first process alone: every second image.
+    # The libraries draw only in the first process, which has every second image.
     assert len(list((tmp_path / 'shown').iterdir())) == 3
     assert '2 CPU processes joined over gloo' in done[0].stdout and 'accuracy/top1' in done[0].stdout
     assert 'accuracy/top1' not in done[1].stdout
 
 
-def test_problems_are_told_once_and_end_all_processes(config, tmp_path):
+def test_problems_are_reported_once_and_end_all_processes(config, tmp_path):
     lost = 'train_dataloader.dataset.data_root=lost'
     done = run_tool(*('dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', '--cfg-options', lost), check=False)
     found, _, cause = done.stdout.partition('Root Cause (first observed failure)')
     assert done.returncode != 0 and found.count('/lost does not exist') == 1
-    assert '/lost does not exist' in cause, 'what torchrun says last is the cause'
+    assert '/lost does not exist' in cause, 'torchrun does not report the cause'
 
 
 FAILS = """
@@ -96,8 +96,8 @@ class Fails(BaseMetric):
 """
 
 
-def test_an_error_in_the_first_process_ends_all(trained, tmp_path, monkeypatch):
-    """Metrics are computed there, while the others wait for them."""
+def test_error_in_the_first_process_ends_all_processes(trained, tmp_path, monkeypatch):
+    """The first process computes the metrics, while the others wait."""
     result = trained('classification')
     (tmp_path / 'fails.py').write_text(FAILS)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))

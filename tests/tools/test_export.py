@@ -1,4 +1,4 @@
-"""tools/export.py: a small backbone to TorchScript."""
+"""tools/export.py: export of a small backbone to TorchScript, and the report."""
 
 import json
 
@@ -21,7 +21,7 @@ model = dict(
 """
 
 
-def test_the_command(tmp_path):
+def test_exports_a_backbone_and_writes_a_report(tmp_path):
     pytest.importorskip('mmpretrain')
     config, checkpoint = str(tmp_path / 'small.py'), str(tmp_path / 'small.pth')
     (tmp_path / 'small.py').write_text(CONFIG)
@@ -56,14 +56,14 @@ def test_the_command(tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_report_that_cannot_be_written_is_found_first(tmp_path):
+def test_path_of_the_report_is_checked_first(tmp_path):
     command = ['export.py', 'nowhere.py', 'nowhere.pth', '--format', 'torchscript', '--out', tmp_path / 'a.pt']
     done = run_tool(*command, '--json', tmp_path, check=False)
     assert f'{tmp_path} could not be written: Is a directory' in done.stdout and 'nowhere' not in done.stdout
 
 
 @pytest.mark.parametrize('report', ['a.pt', 'a.py', 'a.pth', 'link.json', '../{folder}/a.pt'])
-def test_the_report_replaces_no_other_file(report, tmp_path, monkeypatch):
+def test_report_does_not_overwrite_other_files(report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'link.json').symlink_to('a.pth')
     report = report.format(folder=tmp_path.name)

@@ -1,4 +1,4 @@
-"""tools/get_flops.py: counts of all three tasks, and what it says when it cannot count."""
+"""tools/get_flops.py: counts for all tasks, and errors."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ def main():
     return partial(call_tool, load_tool('get_flops.py'))
 
 
-def test_command_prints_a_table(main, capsys):
+def test_prints_a_table(main, capsys):
     main(
         [
             str(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py'),
@@ -33,7 +33,7 @@ def test_command_prints_a_table(main, capsys):
     assert 'multiply-add counts as one' in printed
 
 
-def test_detector_is_padded_and_its_heads_are_counted(main, capsys):
+def test_image_of_a_detector_is_padded_and_its_heads_are_counted(main, capsys):
     pytest.importorskip('mmdet')
     main(
         [
@@ -55,7 +55,7 @@ def test_detector_is_padded_and_its_heads_are_counted(main, capsys):
     assert 'proposals of the model with random weights' in printed
 
 
-def test_segmentor_with_an_auxiliary_head(main, capsys):
+def test_auxiliary_head_is_not_counted(main, capsys):
     pytest.importorskip('mmseg')
     config = str(CONFIGS / 'segmentation' / 'upernet_fcvit_tiny_ade20k.py')
     main([config, '--shape', '64'])
@@ -64,12 +64,12 @@ def test_segmentor_with_an_auxiliary_head(main, capsys):
     assert 'auxiliary head is used in training only' in printed
 
 
-def test_missing_config(main):
+def test_missing_config_is_reported(main):
     with pytest.raises(UserError, match='nowhere.py does not exist: the configs are in configs/classification'):
         main(['nowhere.py'])
 
 
-def test_command_ends_with_a_message_and_without_a_traceback():
+def test_error_is_a_message_without_a_traceback():
     done = run_python(str(ROOT / 'tools' / 'get_flops.py'), 'nowhere.py')
     assert done.returncode == 1
     assert 'get_flops.py: config nowhere.py does not exist' in done.stderr
@@ -77,6 +77,6 @@ def test_command_ends_with_a_message_and_without_a_traceback():
 
 
 @pytest.mark.parametrize('shape', [['1', '2', '3'], ['0']])
-def test_shape_that_is_none(main, shape):
+def test_invalid_shape_is_refused(main, shape):
     with pytest.raises(UserError, match='expected a height and a width in pixels, or one number'):
         main([str(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py'), '--shape', *shape])

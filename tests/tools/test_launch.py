@@ -1,4 +1,4 @@
-"""tools/launch.sh, by the scripts that source it."""
+"""tools/launch.sh, tested with the scripts that source it."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def config(tmp_path, shapes):
 
 
 FAKE_SRUN = """#!/bin/bash
-# Two tasks on this machine, for all that srun is asked.
+# Starts two tasks on this machine, whatever the options are.
 echo "srun $*"
 while [[ $1 == -* ]]; do if [[ $1 == -p ]]; then shift; fi; shift; done
 export SLURM_NTASKS=2 SLURM_NODELIST=here
@@ -34,7 +34,7 @@ for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
 """
 
 
-def test_slurm(config, tmp_path):
+def test_slurm_script_starts_two_processes(config, tmp_path):
     for name, text in {'srun': FAKE_SRUN, 'scontrol': '#!/bin/sh\necho 127.0.0.1\n'}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -64,12 +64,12 @@ def test_slurm(config, tmp_path):
         ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT'),
     ],
 )
-def test_scripts_say_how_they_are_used(script, usage):
+def test_scripts_without_arguments_print_their_usage(script, usage):
     done = run_tool(script, check=False)
     assert done.returncode == 2 and usage in done.stdout
 
 
-def test_out_may_be_one_argument():
+def test_option_out_with_an_equals_sign():
     done = run_tool('dist_predict.sh', 'no.py', 'a.pth', 1, 'a.jpg', '--out=out', check=False)
     assert done.returncode == 2 and done.stdout.startswith('dist_predict.sh: config no.py does not exist'), done.stdout
     done = run_tool('slurm_predict.sh', 'part', 'job', 'no.py', 'a.pth', 'a.jpg', '--out=out', check=False)
@@ -101,13 +101,13 @@ CONFIG = 'configs/classification/fcvit_tiny_in1k.py'
         ({'PYTHON': 'no_python'}, [CONFIG, '2'], 'no interpreter no_python found: activate the environment'),
     ],
 )
-def test_mistakes_are_found_before_a_process_is_started(env, arguments, message):
+def test_invalid_settings_are_reported_before_processes_start(env, arguments, message):
     done = run_tool('dist_train.sh', *arguments, env=env, cwd=ROOT, check=False)
     assert done.returncode == 2 and done.stdout.count('\n') == 1
     assert re.match(f'dist_train.sh: {message}', done.stdout), done.stdout
 
 
-def test_an_address_and_a_port_that_cannot_be_used():
+def test_unusable_address_and_port_are_reported():
     def problem(**env):
         done = run_tool('dist_train.sh', CONFIG, 1, env={'PYTHON': sys.executable, **env}, cwd=ROOT, check=False)
         assert done.returncode == 2 and done.stdout.count('\n') == 1
@@ -123,7 +123,7 @@ def test_an_address_and_a_port_that_cannot_be_used():
         assert problem(PORT=str(port)).startswith(used)
 
 
-def test_an_interpreter_without_torch(tmp_path):
+def test_interpreter_without_torch_is_reported(tmp_path):
     (tmp_path / 'python').write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "$@"\n')
     (tmp_path / 'python').chmod(0o755)
     done = run_tool('dist_train.sh', CONFIG, 1, env={'PYTHON': str(tmp_path / 'python')}, cwd=ROOT, check=False)
@@ -140,15 +140,15 @@ def test_an_interpreter_without_torch(tmp_path):
         ({}, [CONFIG, 'part', 'job'], 'config job does not exist'),
     ],
 )
-def test_mistakes_in_what_slurm_would_start(env, arguments, message):
+def test_invalid_settings_for_slurm_are_reported(env, arguments, message):
     if shutil.which('srun') and message.startswith('srun'):
         pytest.skip('this machine has Slurm')
     done = run_tool('slurm_train.sh', *arguments, env=env, cwd=ROOT, check=False)
     assert done.returncode == 2 and re.match(f'slurm_train.sh: {message}', done.stdout), done.stdout
 
 
-def test_processes_of_torchrun_without_the_launcher_do_not_run_alone(tmp_path):
-    """Each would write the same work directory."""
+def test_torchrun_without_launcher_option_is_refused(tmp_path):
+    """Otherwise each process would train alone and write to the same work directory."""
     env = {'TORCHELASTIC_RUN_ID': 'none', 'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0'}
     done = run_tool('train.py', CONFIG, '--work-dir', tmp_path / 'w', env=env, cwd=ROOT, check=False)
     assert done.returncode == 1 and 'train.py: torchrun (tools/dist_train.sh) started 2 processes' in done.stdout

@@ -1,4 +1,4 @@
-"""Two processes, of which one is killed, and then one is told to end."""
+"""Distributed training in which one process is killed, and after resuming one gets SIGTERM."""
 
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from harness import run_ranks, run_tool, warm_python, write_config
+from harness import forked_python, run_ranks, run_tool, write_config
 
 END = """
 import os, signal, time
@@ -24,7 +24,7 @@ class End(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         if runner.rank == 0 and runner.iter == 6:
-            time.sleep(1)  # a large file: torchrun tells process 0 to end as soon as another has ended
+            time.sleep(1)  # as for a large file: torchrun terminates process 0 as soon as another process has ended
 """
 MORE = """
 custom_imports = dict(imports=['fcvit_mm', 'end'], allow_failed_imports=False)
@@ -39,15 +39,15 @@ val_cfg = val_dataloader = val_evaluator = None
 """
 
 
-def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
+def test_killed_process_and_sigterm_end_training_with_a_checkpoint(shapes, tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain')
     (tmp_path / 'end.py').write_text(END)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     config = write_config('classification', tmp_path, shapes('classification'), MORE)
     work_dir = tmp_path / 'w'
 
-    subprocess.run([warm_python(), '-c', ''], check=True)  # the imports are no part of the time
-    # Epochs of 4 iterations: one is complete.
+    subprocess.run([forked_python(), '-c', ''], check=True)  # so that the imports do not count
+    # With epochs of 4 iterations, one epoch is complete.
     start = time.monotonic()
     first, second = run_ranks(2, 'train.py', config, '--work-dir', work_dir, check=False, env={'END': '1 6 SIGKILL'})
     assert first.returncode == 1 and second.returncode == -signal.SIGKILL and time.monotonic() - start < 90

@@ -8,7 +8,7 @@ def test_writes_a_data_set_once(tmp_path):
     assert run_tool('make_dataset.py', *arguments, cwd=tmp_path).stdout == 'data: already there\n'
 
 
-def test_what_cannot_work_ends_with_status_1(tmp_path):
+def test_invalid_arguments_give_exit_status_1(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
     for arguments, message in (
         (['coco', tmp_path / 'data', '--size', 8], 'make_dataset.py: size is 8, expected 64 or more'),

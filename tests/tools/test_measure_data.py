@@ -1,11 +1,11 @@
-"""tools/measure_data.py: what a user's data and model take, and the workers between them."""
+"""tools/measure_data.py: times of data loading and model, and errors."""
 
 import pytest
 from harness import run_tool, write_config
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
-def test_measures_each_task(task, tmp_path, shapes):
+def test_measures_data_of_each_task(task, tmp_path, shapes):
     config = write_config(task, tmp_path, shapes(task))
     done = run_tool('measure_data.py', config, '--samples', '4', cwd=tmp_path)
     assert f'{config}\n' in done.stdout and 'one sample' in done.stdout and 'images/s per core' in done.stdout
@@ -14,7 +14,7 @@ def test_measures_each_task(task, tmp_path, shapes):
     assert [path.name for path in tmp_path.iterdir()] == [config.name]
 
 
-def test_mistakes_are_named(tmp_path, shapes):
+def test_errors_are_reported(tmp_path, shapes):
     done = run_tool('measure_data.py', 'gone.py', cwd=tmp_path, check=False)
     assert done.returncode == 1 and 'measure_data.py:' in done.stdout and 'gone.py' in done.stdout
     done = run_tool('measure_data.py', 'gone.py', '--processes', '0', cwd=tmp_path, check=False)

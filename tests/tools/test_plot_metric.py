@@ -14,7 +14,7 @@ def write_run(folder, values):
     return folder
 
 
-def test_draws_runs_side_by_side(tmp_path):
+def test_metric_of_several_runs_is_plotted(tmp_path):
     pytest.importorskip('matplotlib')
     runs = [write_run(tmp_path / 'a', {1: 10.5, 2: 20.0}), write_run(tmp_path / 'b', {1: 11.0})]
     done = run_tool('plot_metric.py', *runs, '--key', 'mIoU', '--out', tmp_path / 'out.png')
@@ -27,7 +27,7 @@ def test_draws_runs_side_by_side(tmp_path):
     assert "has no 'mIoU': give the work directory of a run with logs" in done.stdout
 
 
-def test_runs_are_named(tmp_path, monkeypatch, capsys):
+def test_runs_are_named_by_their_folders(tmp_path, monkeypatch, capsys):
     pytest.importorskip('matplotlib')
     runs = [write_run(tmp_path / name / 'run', {1: 10.5}) for name in 'ab']
     monkeypatch.chdir(runs[0])

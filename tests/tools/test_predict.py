@@ -1,4 +1,4 @@
-"""tools/predict.py: the command, on what its API is tested with in tests/apis/predict."""
+"""tools/predict.py; tests/apis/predict tests its functions."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import pytest
 from harness import run_tool
 
 
-def test_a_detector_on_a_folder(trained, tmp_path):
+def test_detector_predicts_a_folder(trained, tmp_path):
     pytest.importorskip('mmdet')
     result = trained('detection')
     shutil.copytree(result.data / 'val2017', tmp_path / 'in')

@@ -1,4 +1,4 @@
-"""tools/publish_model.py: its arguments."""
+"""The arguments of tools/publish_model.py."""
 
 import pytest
 from published import main
@@ -7,7 +7,7 @@ from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.errors import UserError
 
 
-def test_arguments(tmp_path, monkeypatch):
+def test_invalid_arguments_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match='need --config'):
         main(['a.pth', 'b.pth', '--shape', '64'])

@@ -1,4 +1,4 @@
-"""The command that puts a network into a stock config: what it prints, and the config that it writes."""
+"""tools/replace_backbone.py prints a child config and writes the complete config."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_prints_the_changes_and_writes_the_config(tmp_path):
     assert cfg.model.backbone.init_cfg.checkpoint == cfg.pretrained == printed.pretrained == 'net.pth'
 
 
-def test_the_documentation_shows_what_is_printed(tmp_path):
+def test_documentation_shows_the_printed_config(tmp_path):
     pytest.importorskip('mmdet')
     page = (ROOT / 'docs' / 'stock_configs.md').read_text()
     command = re.search(r'^python tools/(replace_backbone.py .*) --out', page, re.MULTILINE)[1]
@@ -38,7 +38,7 @@ def test_the_documentation_shows_what_is_printed(tmp_path):
     assert Config.fromstring(printed, '.py').to_dict() == Config.fromstring(shown, '.py').to_dict()
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_are_reported(tmp_path):
     pytest.importorskip('mmdet')
     for arguments, words in (
         ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out is own.json, expected a file name ending in .py'),

@@ -18,7 +18,7 @@ def images(folder):
     return sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg'))
 
 
-def test_classification(trained, tmp_path):
+def test_classifier_with_tta_and_out(trained, tmp_path):
     result = trained('classification')
     shutil.copytree(result.work_dir, tmp_path / 'w')
     done = run_tool(
@@ -31,17 +31,17 @@ def test_classification(trained, tmp_path):
         '--out',
         tmp_path / 'out.pkl',
         cwd=tmp_path,
-        python=sys.executable,  # with the imports of a user's start
+        python=sys.executable,  # a fresh interpreter, as for a user
     )
     assert 'accuracy/top1' in done.stdout
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(predictions) == 5 and predictions[0]['pred_score'].shape == (5,)
-    # The config of the training run is still that of the run.
+    # The config of the training run in the work directory is not overwritten.
     config = (tmp_path / 'w' / 'classification.py').read_text()
     assert config == (result.work_dir / 'classification.py').read_text() and "type='ImageClassifier'" in config
 
 
-def test_detection(trained, tmp_path):
+def test_detector_with_out_and_show_dir(trained, tmp_path):
     result = trained('detection')
     done = run_tool(
         'test.py',
@@ -63,7 +63,7 @@ def test_detection(trained, tmp_path):
     assert config.parent.name == 'vis_data' and 'DumpDetResults' in config.read_text()  # the config of the test
 
 
-def test_segmentation(trained, tmp_path):
+def test_segmentor_with_tta_out_and_show_dir(trained, tmp_path):
     result = trained('segmentation')
     done = run_tool(
         'test.py',
@@ -81,13 +81,13 @@ def test_segmentation(trained, tmp_path):
     assert 'mIoU' in done.stdout
     maps = images(tmp_path / 'maps')
     assert len(maps) == 5 and len(images(tmp_path / 'shown')) == 5
-    # As the data set's own: 0 is what nothing is learned from, 1 to 6 the classes.
+    # As in the data set: 0 is ignored, and 1 to 6 are the classes.
     values = cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED)
     assert values.shape == (64, 64) and values.min() >= 1 and values.max() <= 6
 
 
 def test_published_weights_by_name(trained, tmp_path, monkeypatch):
-    """A complete detector as mmdet 2 saved it, with the authors' names, found in the folder of the variable."""
+    """A detector in the format of mmdet 2 with published key names, in the folder FCVIT_MM_WEIGHTS."""
     result = trained('detection')
     state_dict = torch.load(result.checkpoint, weights_only=False)['state_dict']
     backbone = fcvit_mm.FCViT('tiny').state_dict()
@@ -108,8 +108,8 @@ def test_published_weights_by_name(trained, tmp_path, monkeypatch):
     assert 'coco/bbox_mAP' in done.stdout and 'Loads checkpoint by published backend' in done.stdout
 
 
-def test_weights_in_the_container_of_timm(trained, tmp_path, monkeypatch):
-    """Of which MMEngine alone would load nothing: the scores are those of the same weights in its own container."""
+def test_checkpoint_in_the_format_of_timm(trained, tmp_path, monkeypatch):
+    """MMEngine alone would load none of these weights."""
     result = trained('classification')
     state_dict = torch.load(result.checkpoint, weights_only=False)['state_dict']
     torch.save({'model': {f'_orig_mod.{key}': value for key, value in state_dict.items()}}, tmp_path / 'model.pth')
@@ -126,7 +126,7 @@ def test_weights_in_the_container_of_timm(trained, tmp_path, monkeypatch):
     assert all(torch.equal(value.cpu(), state_dict[key].cpu()) for key, value in loaded[0].items())
 
 
-def test_checkpoint_of_another_model(trained, tmp_path):
+def test_checkpoint_of_another_model_is_refused(trained, tmp_path):
     result = trained('classification')
     done = run_tool(
         'test.py',
@@ -144,7 +144,7 @@ def test_checkpoint_of_another_model(trained, tmp_path):
 
 
 def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
-    """The command's own steps, but for the test."""
+    """Only the test itself is replaced."""
     pytest.importorskip('mmdet')
     config = write_config('detection', tmp_path, shapes('detection'), 'test_evaluator.update(type="NoSuchMetric")\n')
     torch.save({'state_dict': {}}, tmp_path / 'a.pth')

@@ -23,7 +23,7 @@ def test_trains_evaluates_and_saves(trained, task):
 
 
 def test_resumes_without_the_pretrained_file(trained, tmp_path):
-    """From another directory, with relative paths, and with the work directory's default name."""
+    """In another folder, with relative paths and the default work directory."""
     result = trained('classification')
     shutil.copytree(result.work_dir, tmp_path / 'work_dirs' / 'classification')
     write_config('classification', tmp_path, result.data)
@@ -36,15 +36,15 @@ def test_resumes_without_the_pretrained_file(trained, tmp_path):
         'train_cfg.max_epochs=2',
         'pretrained=gone.pth',
         cwd=tmp_path,
-        python=sys.executable,  # with the imports of a user's start
+        python=sys.executable,  # a fresh interpreter, as for a user
     )
     assert 'resumed epoch: 1, iter: 2' in done.stdout
-    # 4 images of a base batch of 1024
+    # 4 images; the base batch size is 1024
     assert 'LR has been set based on' in done.stdout or 'LR is set based on batch size of 1024' in done.stdout
     assert (tmp_path / 'work_dirs' / 'classification' / 'epoch_2.pth').is_file()
 
 
-def test_nothing_to_resume_from_needs_the_pretrained_file(trained, tmp_path):
+def test_resume_without_a_checkpoint_needs_the_pretrained_file(trained, tmp_path):
     result = trained('classification')
     done = run_tool(
         'train.py',
@@ -59,7 +59,7 @@ def test_nothing_to_resume_from_needs_the_pretrained_file(trained, tmp_path):
     )
     assert done.returncode == 1
     assert 'starting from scratch' in done.stdout
-    # Every problem in one message, without a traceback.
+    # All problems are in one message, without a traceback.
     assert 'gone.pth does not exist' in done.stdout and '/lost does not exist' in done.stdout
     assert 'Traceback' not in done.stdout
 
@@ -73,19 +73,19 @@ class Bomb:
 
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
-def test_hostile_checkpoint_is_refused_before_it_is_unpickled(trained, tmp_path, tool):
+def test_checkpoint_with_code_is_refused_before_unpickling(trained, tmp_path, tool):
     result = trained('classification')
     torch.save({'state_dict': {}, 'meta': Bomb(tmp_path / 'boom')}, tmp_path / 'hostile.pth')
     arguments = ['--resume', tmp_path / 'hostile.pth'] if tool == 'train.py' else [tmp_path / 'hostile.pth']
     done = run_tool(tool, result.config, *arguments, '--work-dir', tmp_path / 'w', check=False)
     assert done.returncode == 1 and 'mkdir' in done.stdout and 'Rejected' in done.stdout
     assert not (tmp_path / 'boom').exists()
-    # The bomb is a real one.
+    # Unpickling would really run the code.
     pickle.loads(pickle.dumps(Bomb(tmp_path / 'boom')))
     assert (tmp_path / 'boom').exists()
 
 
-def test_corrupt_image_is_found_before_training(trained, tmp_path):
+def test_corrupt_image_is_reported_before_training(trained, tmp_path):
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
     image = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
@@ -95,8 +95,8 @@ def test_corrupt_image_is_found_before_training(trained, tmp_path):
     assert done.returncode == 1 and f'{image} cannot be decoded' in done.stdout and 'Traceback' not in done.stdout
 
 
-def test_corrupt_image_that_is_met_in_training_is_skipped_and_named(trained, tmp_path, monkeypatch):
-    """One that is corrupt after the checks: here a hook of the config spoils it when training starts."""
+def test_image_corrupted_during_training_is_skipped(trained, tmp_path, monkeypatch):
+    """A hook overwrites the files at the start of training, after the preflight checks."""
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
     image = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
@@ -130,8 +130,8 @@ custom_hooks = [dict(type='Spoil')]
     assert 'Replaced by an empty file, which the metrics count (1 of 5 so far)' in done.stdout
 
 
-def test_dumped_config_is_complete(trained):
-    """The config that a run leaves behind describes it on its own."""
+def test_config_in_the_work_directory_is_complete(trained):
+    """The saved config does not need its base configs."""
     result = trained('detection')
     assert Config.fromfile(result.work_dir / 'detection.py').model.roi_head.bbox_head.num_classes == 5
 
@@ -163,8 +163,8 @@ model['head'].update(in_channels=32)
 
 
 @pytest.fixture
-def own(shapes, tmp_path, monkeypatch):
-    """A small config that imports a data set and a metric of its own, which fail."""
+def config_with_errors(shapes, tmp_path, monkeypatch):
+    """A small config with a user's data set and metric, which raise errors."""
     pytest.importorskip('mmpretrain')
     (tmp_path / 'own.py').write_text(OWN)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
@@ -179,25 +179,32 @@ def own(shapes, tmp_path, monkeypatch):
         (['model.backbone.arch=b99'], "cannot be built: unknown arch 'b99', expected one of"),
     ],
 )
-def test_mistakes_in_a_config_have_no_traceback(own, tmp_path, options, message):
-    done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False)
+def test_invalid_configs_are_reported_without_a_traceback(config_with_errors, tmp_path, options, message):
+    done = run_tool(
+        'train.py', config_with_errors, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
     assert re.search(f'train.py: 1 problem found before the start:\n.*{message}', done.stdout), done.stdout[-2000:]
 
 
-def test_a_metric_that_fails(own, tmp_path):
-    with open(own, 'a') as file:
+def test_error_in_a_metric_is_reported(config_with_errors, tmp_path):
+    with open(config_with_errors, 'a') as file:
         file.write("val_evaluator = dict(_delete_=True, type='Fails')\n")
     for debug in ([], ['--debug']):
-        done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', *debug, check=False)
+        done = run_tool('train.py', config_with_errors, '--work-dir', tmp_path / 'w', *debug, check=False)
         assert done.returncode == 1
-        assert f"train.py: training with {own} failed: KeyError: 'categories' (raised in own). Check" in done.stdout
+        assert (
+            f"train.py: training with {config_with_errors} failed: KeyError: 'categories' (raised in own). Check"
+            in done.stdout
+        )
         assert ('Traceback' in done.stdout and 'compute_metrics' in done.stdout) == bool(debug)
 
 
-def test_a_data_set_that_fails_in_a_worker(own, tmp_path):
+def test_error_of_a_data_set_in_a_worker_is_reported(config_with_errors, tmp_path):
     options = ['train_dataloader.dataset.type=FailsToo', 'train_dataloader.num_workers=1']
-    done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False)
+    done = run_tool(
+        'train.py', config_with_errors, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
     expected = (
         r'train.py: loading sample \d of FailsToo failed: IndexError: no row of the table for it \(raised in own\)'
@@ -205,12 +212,14 @@ def test_a_data_set_that_fails_in_a_worker(own, tmp_path):
     assert re.search(expected, done.stdout), done.stdout[-2000:]
 
 
-def test_what_cannot_be_parsed(own, tmp_path):
-    done = run_tool('train.py', own, '--cfg-options', 'a', check=False)
+def test_syntax_errors_are_reported(config_with_errors, tmp_path):
+    done = run_tool('train.py', config_with_errors, '--cfg-options', 'a', check=False)
     assert done.returncode == 1 and 'train.py: --cfg-options is a, expected KEY=VALUE' in done.stdout
-    own.write_text('model = dict(')
-    done = run_tool('train.py', own, check=False)
-    assert done.returncode == 1 and f'train.py: reading {own} (line 1) failed: SyntaxError' in done.stdout
+    config_with_errors.write_text('model = dict(')
+    done = run_tool('train.py', config_with_errors, check=False)
+    assert (
+        done.returncode == 1 and f'train.py: reading {config_with_errors} (line 1) failed: SyntaxError' in done.stdout
+    )
 
 
 LAZY = """
@@ -255,15 +264,17 @@ custom_hooks = [dict(type=EMAHook), dict(type=NonFiniteHook, action='skip')]
 """
 
 
-def test_a_pure_python_config_trains_resumes_and_is_tested(shapes, tmp_path):
-    """Types are classes, imported when they are needed; it says by them which library it is for."""
+def test_pure_python_config_is_trained_resumed_and_tested(shapes, tmp_path):
+    """Its types are classes, imported lazily. They determine the default scope."""
     pytest.importorskip('mmpretrain')
     (tmp_path / 'schedule.py').write_text('train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)\n')
     config = tmp_path / 'lazy.py'
     config.write_text(LAZY.replace('DATA', str(shapes('classification'))))
     work_dir = tmp_path / 'w'
     done = run_tool('train.py', config, '--work-dir', work_dir, check=False)
-    assert done.returncode == 1 and 'gone.pth does not exist' in done.stdout  # its type is known, so it is checked
+    assert (
+        done.returncode == 1 and 'gone.pth does not exist' in done.stdout
+    )  # the type of init_cfg is recognized, so the file is checked
     done = run_tool('train.py', config, '--work-dir', work_dir, '--cfg-options', 'pretrained=None')
     assert 'accuracy/top1' in done.stdout
     assert Config.fromfile(work_dir / 'lazy.py').default_scope == 'mmpretrain'
@@ -274,7 +285,7 @@ def test_a_pure_python_config_trains_resumes_and_is_tested(shapes, tmp_path):
 
 
 def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
-    """The command's own steps, but for the training."""
+    """Only the training itself is replaced."""
     pytest.importorskip('mmdet')
     config = write_config('detection', tmp_path, shapes('detection'), 'val_evaluator["ann_file"] = "lost.json"\n')
     tool = load_tool('train.py')

@@ -125,7 +125,7 @@ def only_run(out: str) -> Iterator[None]:
         yield
 
 
-def check_claim(out: str, settings: Dict[str, Any]) -> Dict[str, Any]:
+def compare_settings(out: str, settings: Dict[str, Any]) -> Dict[str, Any]:
     """Return the settings of an earlier run in a results folder, which may be continued; empty if there is none.
 
     Raises:
@@ -153,7 +153,7 @@ def check_claim(out: str, settings: Dict[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
+def store_or_compare_settings(out: str, settings: Dict[str, Any], shard_size: int) -> int:
     """Write the settings of a run to its results folder, unless an earlier run did.
 
     Temporary files of an earlier run that was killed are removed.
@@ -167,9 +167,9 @@ def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
         int: Number of images per shard; an earlier run that is continued keeps its own.
 
     Raises:
-        PredictionError: See :func:`check_claim`.
+        PredictionError: See :func:`compare_settings`.
     """
-    found = check_claim(out, settings)
+    found = compare_settings(out, settings)
     if not found:
         write_run(out, dict(settings, shard_size=shard_size, complete=False))
         return shard_size

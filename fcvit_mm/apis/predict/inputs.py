@@ -105,7 +105,7 @@ def find_work(inputs: Sequence[str]) -> Work:
     if not paths:
         raise ImageError('no inputs: give images, folders, videos or image lists')
     for folder in dict.fromkeys(folders):
-        report_others(folder)
+        report_unsupported_files(folder)
     frames = {path: count_frames(path) for path in paths.values() if path.lower().endswith(VIDEO_SUFFIXES)}
     for path, number in frames.items():
         if not number:
@@ -115,7 +115,7 @@ def find_work(inputs: Sequence[str]) -> Work:
     return Work(list(paths.values()), frames, folders)
 
 
-def report_others(folder: str) -> None:
+def report_unsupported_files(folder: str) -> None:
     """Warn about images and videos in a folder that are not predicted because of their suffix."""
     others = list_images(folder, (*OTHER_SUFFIXES, *VIDEO_SUFFIXES))
     if others:

@@ -141,7 +141,7 @@ class Classes:
     def __init__(self, folder: str, meta: Meta, top: int, table: str) -> None:
         self.folder, self.meta, self.top, self.table = folder, meta, top, table
 
-    def found(self, sample: Any, name: str) -> List[List[float]]:
+    def result_of(self, sample: Any, name: str) -> List[List[float]]:
         """Return classes and probabilities of a sample of mmpretrain, the most probable first."""
         if 'pred_score' not in sample:
             raise unexpected_prediction(sample, 'class scores (pred_score)')
@@ -196,7 +196,7 @@ class Detections:
         self.folder, self.meta, self.classes = folder, meta, classes
         self.coco, self.score_thr = coco, score_thr
 
-    def found(self, sample: Any, name: str) -> List[Dict[str, Any]]:
+    def result_of(self, sample: Any, name: str) -> List[Dict[str, Any]]:
         """Return the detections of a sample of mmdet, in its order, with masks run-length encoded."""
         from mmdet.structures.mask import encode_mask_results
 
@@ -348,7 +348,7 @@ class LabelMaps:
     def path(self, name: str) -> str:
         return osp.join(self.folder, 'labels', f'{self.file_name(name)}.png')
 
-    def found(self, sample: Any, name: str) -> List[int]:
+    def result_of(self, sample: Any, name: str) -> List[int]:
         """Write the map of a sample of mmseg; return the classes in it."""
         from PIL import Image
 

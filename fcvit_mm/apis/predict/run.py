@@ -24,14 +24,14 @@ from ..draw import draw_classes, draw_sample
 from .folder import (
     RUN,
     Shards,
-    check_claim,
     check_folder,
-    claim,
+    compare_settings,
     only_run,
     read_run,
     settings_of,
     shard_size,
     stamps_of,
+    store_or_compare_settings,
     write_run,
 )
 from .inputs import Work, find_work
@@ -96,9 +96,9 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
             coco = coco_ids(options.coco, predictor.meta, predictor.classes)
             coco.check_images(map(work.name, range(len(work))))
             settings = settings_of(predictor, work, coco, options)
-            check_claim(out, settings)  # before the lock file is written
+            compare_settings(out, settings)  # before the lock file is written
             stack.enter_context(only_run(out))
-            size = claim(out, settings, shard_size(options))
+            size = store_or_compare_settings(out, settings, shard_size(options))
             shards = Shards(out, size, len(work), stamps_of(work, size))
             run = read_run(osp.join(out, RUN))
             if run.get('complete', False) and run.get('images_state') != shards.state:
@@ -215,7 +215,7 @@ def _predict_shards(
                         name=name,
                         width=loaded.size[1],
                         height=loaded.size[0],
-                        found=writer.found(sample, name),
+                        found=writer.result_of(sample, name),
                     )
                 )
                 if draw is not None:

@@ -29,7 +29,7 @@ class Interrupted(SystemExit):
         super().__init__(TERMINATED)
 
 
-class LateRemovals:
+class DeferredRemovals:
     """File backend that defers removals: MMEngine's hook removes an old checkpoint before it writes the new one."""
 
     def __init__(self, backend: Any) -> None:
@@ -213,7 +213,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend='atomic_file')
         super().before_train(runner)
-        self.file_backend = LateRemovals(self.file_backend)
+        self.file_backend = DeferredRemovals(self.file_backend)
         self._move_to_this_run(runner)
         if is_main_process():
             # The run may have been killed after it wrote the resumed checkpoint, before it removed what is older.

@@ -107,10 +107,12 @@ class Detections(Part):
 
         size = tuple(images.shape[2:])
         padded = self.pad(images)
-        told = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), batch_input_shape=tuple(padded.shape[2:]))
+        metainfo = dict(
+            img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), batch_input_shape=tuple(padded.shape[2:])
+        )
         (model,) = self.original
         with StableSorts():
-            (sample,) = model.predict(padded, [DetDataSample(metainfo=told)], rescale=False)
+            (sample,) = model.predict(padded, [DetDataSample(metainfo=metainfo)], rescale=False)
         found = sample.pred_instances
         outputs = [found.bboxes, found.scores, found.labels]
         return (*outputs, found.masks[:, : size[0], : size[1]]) if self.head_graph.has_masks else tuple(outputs)

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..remarks import remark
+from ..log import log_warning
 
 #: Side, in pixels, of the squares to which images and maps are reduced.
 SIDE = 128
@@ -86,14 +86,14 @@ class Alignment:
         advice = 'Draw some maps over their images'
         worst = min(mirrored, key=lambda words: t_value(mirrored[words]))
         if t_value(mirrored[worst]) < MIRRORED:
-            remark(
+            log_warning(
                 f'segmentation maps in {maps}: in {len(mirrored[worst])} compared images, the edges of the maps follow '
                 f'those of the images better {worst} than as they are. {advice}, and correct them'
             )
             return
         foreign = compare([self.pairs[(index + half) % len(self.pairs)].edges for index in range(len(self.pairs))])
         if t_value(foreign) < FOREIGN:
-            remark(
+            log_warning(
                 f'segmentation maps in {maps}: in {len(foreign)} compared images, the edges of the maps follow those '
                 f'of the images no better than the maps of other images do. {advice}, and check that each has the name '
                 'of its image'

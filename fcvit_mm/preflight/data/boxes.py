@@ -4,7 +4,7 @@ from typing import Any, List, Tuple
 
 from ..annotations import is_box, is_number
 from ..limits import spread
-from ..remarks import SHOWN, remark, shorten
+from ..log import SHOWN, log_warning, shorten
 
 #: Maximum number of annotations, and of images, that are checked.
 ANNOTATIONS, IMAGES = 20000, 2000
@@ -34,7 +34,7 @@ def report_areas(dataset: Any, api: Any) -> None:
     for found, words in ((larger, 'above that of the box'), (smaller, 'far below that of the polygon')):
         if found and len(found) >= WRONG_AREAS * number:
             first, expected = found[0]
-            remark(
+            log_warning(
                 f'{dataset.ann_file}: {len(found)} of {number} checked annotations have an area {words} (ids '
                 f'{shorten((each["id"] for each, _ in found), SHOWN)}; {first["id"]} has {first["area"]:.6g}, expected '
                 f'about {expected:.6g}): COCO metrics divide objects into small, medium and large ones by area. '
@@ -68,7 +68,7 @@ def report_small_extent(dataset: Any) -> None:
     ]
     right, bottom = map(max, zip(*ends))
     if 0 < right <= EXTENT and 0 < bottom <= EXTENT:
-        remark(
+        log_warning(
             f'{dataset.ann_file}: in all {len(infos)} checked images, the boxes end at {right:.0%} of the width and '
             f'{bottom:.0%} of the height. If they were drawn on smaller images, scale them to the size of these'
         )

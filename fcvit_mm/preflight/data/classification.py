@@ -11,7 +11,7 @@ from mmengine.fileio import list_from_file
 
 from ...images import list_images, walk_entries
 from ..limits import TimeLimit, spread
-from ..remarks import remark, shorten
+from ..log import log_warning, shorten
 from .images import skipped_images, suffixes_of
 
 #: Maximum number of files inspected in a folder without images, and of images whose label is compared with their
@@ -68,7 +68,9 @@ def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
     if not dataset.data_list and len(list_images(folder, dataset.extensions)) == len(loose):
         return [no_image_problem(dataset, folder, folders, loose, limit)]
     if loose:
-        remark(f'{len(loose)} images directly in {folder} ({loose[0]}) are in no folder of a class and are skipped')
+        log_warning(
+            f'{len(loose)} images directly in {folder} ({loose[0]}) are in no folder of a class and are skipped'
+        )
     report_folders(folder, folders)
     if classes is not None and len(classes) != len(folders):
         return [
@@ -84,7 +86,7 @@ def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
         ]
     skipped = skipped_images([osp.join(folder, name) for name in folders], dataset.is_valid_file, limit)
     if skipped and dataset.data_list:
-        remark(
+        log_warning(
             f'{len(skipped)} images below {folder} end in {suffixes_of(skipped)} ({skipped[0]}) and are skipped, '
             f'because the data set has extensions={tuple(sorted(dataset.extensions))}: set extensions of the data set, '
             'or convert the images'
@@ -113,7 +115,7 @@ def report_folders(folder: str, folders: Sequence[str]) -> None:
     numbers = [int(name) for name in folders if name.isdigit()]
     if len(numbers) == len(folders) and numbers != sorted(numbers):
         label = next(place for place, number in enumerate(numbers) if number != sorted(numbers)[place])
-        remark(
+        log_warning(
             f'{folder}: the folders are sorted as text, so label {label} is the class {folders[label]!r}: predictions '
             'are named right, but their numbers are not the names. Names with leading zeros keep the order of numbers'
         )
@@ -121,7 +123,7 @@ def report_folders(folder: str, folders: Sequence[str]) -> None:
         inner = osp.join(folder, folders[0])
         names = sorted(entry.name for entry in os.scandir(inner) if entry.is_dir())
         if len(names) > 1 and not list_images(inner, recursive=False):
-            remark(
+            log_warning(
                 f'{folder} has a single folder, {folders[0]}, which is the only class. If the folders in it are the '
                 f'classes ({shorten(names)}), set data_prefix to {inner}'
             )
@@ -186,7 +188,7 @@ def report_folders_of_others(dataset: Any, where: str) -> None:
     ]
     if other:
         info, name = other[0]
-        remark(
+        log_warning(
             f'{where}: {len(other)} of {len(named)} checked images are in the folder of another class than their label '
             f'({info["img_path"]} has label {info["gt_label"]}, which is {classes[info["gt_label"]]!r} in '
             'metainfo.classes): correct the labels, or the order of the classes'
@@ -206,7 +208,7 @@ def report_repeated_images(dataset: Any, where: str) -> None:
     different = [info for info in again if info.get('gt_label') != labels[str(info['img_path'])]]
     if different:
         path = str(different[0]['img_path'])
-        remark(
+        log_warning(
             f'{where}: {len(different)} images are listed again with another label ({path} with {labels[path]} and '
             f'{different[0]["gt_label"]}): keep one line for each image'
         )

@@ -15,10 +15,10 @@ from ...errors import advice_for, origin
 from ..annotations import PARTS, fatal_annotations
 from ..contexts import quiet
 from ..limits import TimeLimit
+from ..log import log_warning, shorten
 from ..messages import short_message
 from ..missing_files import link_problems, loop_problem, path_problem
 from ..misspelt_arguments import class_of
-from ..remarks import remark, shorten
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
     are_all_skipped,
@@ -145,7 +145,7 @@ def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         places = [index for index, name in enumerate(names) if name == twice[0]]
-        remark(
+        log_warning(
             f'{type_name(dataset_cfg)}: metainfo.classes has {shorten(map(repr, twice))} more than once (labels '
             f'{shorten(places)}), which are learned as different classes: correct the names, unless this is intended'
         )
@@ -316,8 +316,6 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
     if not ann_file and (hasattr(dataset, 'COCOAPI') or is_xml(dataset)):
         return [f'{type(dataset).__name__} has no ann_file: give the file that lists its images']
     if hasattr(dataset, 'COCOAPI'):
-        if not ann_file:
-            return [f'{type(dataset).__name__} has ann_file={ann_file!r}, expected the path of a COCO annotation file']
         try:
             with open(ann_file, encoding='utf-8') as file:
                 text = file.read()
@@ -446,7 +444,7 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     classes = dataset.metainfo.get('classes') or ()
     absent = [name for index, name in enumerate(classes) if index not in occurring]
     if absent and occurring:
-        remark(f'{where}: {len(absent)} of {len(classes)} classes never occur ({shorten(absent)})')
+        log_warning(f'{where}: {len(absent)} of {len(classes)} classes never occur ({shorten(absent)})')
     return []
 
 

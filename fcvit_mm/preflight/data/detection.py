@@ -18,8 +18,8 @@ from ..annotations import (
     skipped_annotations,
 )
 from ..limits import TimeLimit, spread
-from ..masks import Mask, annotation_ids, ask_loading_step, check_masks
-from ..remarks import SHOWN, remark, shorten
+from ..log import SHOWN, log_warning, shorten
+from ..masks import Mask, annotation_ids, check_masks, loading_step_reader
 from .boxes import report_areas, report_small_extent
 from .kinds import is_coco, transforms_of
 
@@ -128,17 +128,19 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
             words = f'{SKIPPED[kind]}: category_id {typed}'
             problems.append(f'{ann_file}: {count_line([each["id"] for each in skipped], number, words)}: use one type')
             continue
-        remark(f'{ann_file}: {count_line([each["id"] for each in skipped], number, SKIPPED[kind])}: mmdet skips them')
+        log_warning(
+            f'{ann_file}: {count_line([each["id"] for each in skipped], number, SKIPPED[kind])}: mmdet skips them'
+        )
     lost = [each['id'] for each in api.anns.values() if each['image_id'] not in api.imgs]
     if not number:
-        remark(f'{ann_file} has no annotations')
+        log_warning(f'{ann_file} has no annotations')
     typed = other_type([api.anns[each]['image_id'] for each in lost], api.imgs)
     if typed:
         words = f'have an image_id that the file does not define: image_id {typed}'
         problems.append(f'{ann_file}: {count_line(lost, number, words)}: use one type')
     elif lost:
         words = 'have an image_id that the file does not define'
-        remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
+        log_warning(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
     divided_images(dataset, everything)
     repeated_objects(dataset)
     masks_beside_boxes(dataset)
@@ -168,7 +170,7 @@ def divided_images(dataset: Any, everything: List[dict]) -> None:
     divided = [path for path, (first, *others) in objects.items() if any(each != first for each in others)]
     if divided:
         ids = [info['img_id'] for info in entries[divided[0]]]
-        remark(
+        log_warning(
             f'{dataset.ann_file}: {len(divided)} images are listed several times with different objects '
             f'({divided[0]} with the ids {shorten(ids)}), so the objects of one entry are background in the other: '
             'merge them'
@@ -183,7 +185,7 @@ def repeated_objects(dataset: Any) -> None:
     number = sum(map(len, objects))
     if sum(repeated) >= max(2, REPEATED * number):
         first = next(info for info, times in zip(infos, repeated) if times)
-        remark(
+        log_warning(
             f'{dataset.ann_file}: {sum(repeated)} of {number} checked objects have class and box of another one in the '
             f'same image (such as in {first["img_path"]}): remove the repetitions'
         )
@@ -205,12 +207,12 @@ def masks_beside_boxes(dataset: Any) -> None:
             elif overlap((min(xs), min(ys), max(xs), max(ys)), each['bbox']) < SAME_EXTENT:
                 apart.append(info['img_path'])
     if apart and len(apart) >= APART * number:
-        remark(
+        log_warning(
             f'{dataset.ann_file}: {len(apart)} of {number} checked polygons have another extent than the box of their '
             f'object (in {apart[0]}): boxes or polygons may be shifted or scaled, or belong to different objects'
         )
     if beside and len(beside) >= BESIDE * number:
-        remark(
+        log_warning(
             f'{dataset.ann_file}: {len(beside)} of {number} checked polygons do not touch the box of their object (in '
             f'{beside[0]}): x and y may be exchanged, coordinates may be relative to the image, or masks and boxes may '
             'belong to different objects'
@@ -252,7 +254,7 @@ def box_form_problems(dataset: Any) -> List[str]:
     ]
     if beyond:
         (left, top, right, bottom), info = beyond[0]
-        remark(
+        log_warning(
             f'{dataset.ann_file}: {len(beyond)} of {len(objects)} checked boxes reach beyond their image (such as '
             f'{[left, top, right - left, bottom - top]} in {info["img_path"]}, which is {info["width"]}x'
             f'{info["height"]}): correct them, unless only parts of the objects are in the images'
@@ -270,19 +272,19 @@ def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
         for info in dataset.data_list
         for each in info['instances']
     ]
-    found, beyond = check_masks(masks, ask_loading_step(step), limit, dataset.ann_file)
+    found, beyond = check_masks(masks, loading_step_reader(step), limit, dataset.ann_file)
     number = len(masks)
     for words, faulty in (
         ('have a segmentation that mmdet skips (no polygon has three or more points)', found.pop('skipped', [])),
         ('have polygon points outside their image, which are clipped', beyond),
     ):
         if faulty:
-            remark(f'{dataset.ann_file}: {count_line(annotation_ids(api, faulty[:SHOWN]), number, words)}')
+            log_warning(f'{dataset.ann_file}: {count_line(annotation_ids(api, faulty[:SHOWN]), number, words)}')
     return [
         f'{dataset.ann_file}: '
-        f'{count_line(annotation_ids(api, faulty), number, "have a segmentation that cannot be loaded")}: {said}. '
+        f'{count_line(annotation_ids(api, faulty), number, "have a segmentation that cannot be loaded")}: {reason}. '
         'Correct or remove them: polygons are [[x1, y1, x2, y2, x3, y3, ...], ...]'
-        for said, faulty in found.items()
+        for reason, faulty in found.items()
     ]
 
 
@@ -299,7 +301,7 @@ def inverted_box_problems(dataset: Any, where: str) -> List[str]:
     shown = shorten((f'{list(box)} of {info.get("img_path")}' for info, box in wrong), 2)
     text = f'{where}: {len(wrong)} boxes have no width or height, or their corners are swapped ({shown})'
     if dataset.test_mode:
-        remark(f'{text}: they count as missed')
+        log_warning(f'{text}: they count as missed')
         return []
     return [f'{text}: correct or remove them, expected left < right and top < bottom']
 
@@ -310,7 +312,7 @@ def short_palette(dataset: Any) -> None:
     if not isinstance(palette, (list, tuple)) or not hasattr(dataset, 'proposal_file') or not classes:
         return
     if len(palette) < len(classes):
-        remark(
+        log_warning(
             f'{type(dataset).__name__}: metainfo.palette has {len(palette)} colors for {len(classes)} classes, so '
             'predictions cannot be drawn: set palette in metainfo, one color per class'
         )
@@ -330,7 +332,7 @@ def ignored_object_problems(dataset: Any, where: str, api: Any) -> List[str]:
     )
     if ignored == len(objects):
         return [f'{text}: nothing can be learned. Correct the annotations: {way_out}']
-    remark(f'{text}: {way_out}')
+    log_warning(f'{text}: {way_out}')
     return []
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ...images import other_content
-from ..remarks import shorten
+from ..log import shorten
 
 #: Text formats: pattern of the beginning, and description.
 TEXTS = (

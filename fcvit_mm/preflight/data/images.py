@@ -16,8 +16,8 @@ from ...images import (
     truncation_problem,
 )
 from ..limits import TimeLimit, spread
+from ..log import SHOWN, log_warning, shorten
 from ..missing_files import near_file
-from ..remarks import SHOWN, remark, shorten
 
 #: Maximum number of images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64
@@ -72,7 +72,7 @@ def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed:
     folder = next((str(prefixes[key]) for key in ('img', 'img_path') if prefixes.get(key)), dataset.data_root or '')
     problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit, folder)
     if largest and max(largest.values()) <= DARK:
-        remark(
+        log_warning(
             f'all {len(largest)} checked images are almost black: their largest value is {max(largest.values())} of '
             f'255 ({next(iter(largest))}). If their files have more than 8 bits, LoadImageFromFile divides the values '
             'by 256: set its color_type="unchanged" and to_float32=True, and mean and std of the data preprocessor, or '
@@ -121,7 +121,7 @@ def image_problems(
     shown = list(corrupt.values())[:SHOWN]
     more = f'... and {len(corrupt) - SHOWN} more corrupt images among the {checked} checked'
     if len(corrupt) <= allowed * checked:
-        remark(
+        log_warning(
             f'{len(corrupt)} of {checked} checked images are corrupt and will be skipped: '
             f'{"; ".join(shown)}{"; ..." if len(corrupt) > SHOWN else ""}'
         )
@@ -181,7 +181,7 @@ def size_problems(
             wrong[path] = f'{path} is {size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}'
             turned += size == wanted[::-1]
     if upended:
-        remark(
+        log_warning(
             f'{len(upended)} of {checked} checked images are rotated by EXIF data without a change of size '
             f'({shorten(upended, 2)}), so it is unknown whether their annotations are for the rotated images: check '
             'this, or save the images without EXIF rotation'
@@ -192,7 +192,7 @@ def size_problems(
     text = f'{len(wrong)} of {checked} checked images differ in size from their annotations ({shown})'
     # If the size is not that of the rotated image either, the annotation belongs to another image.
     if len(wrong) <= (tolerated(len(infos)) if turned == len(wrong) else TURNED * len(infos)):
-        remark(f'{dataset.ann_file}: {text} and will be skipped')
+        log_warning(f'{dataset.ann_file}: {text} and will be skipped')
         return []
     return [
         f'{dataset.ann_file}: {text}: the annotations belong to other images, or EXIF data rotates these. Correct the '

@@ -4,7 +4,7 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from ..remarks import remark, shorten
+from ..log import log_warning, shorten
 
 #: Part of the changes of label along rows and columns that are steps of a slope (a pixel between a smaller and a larger
 #: label). Measured in maps of 8 data sets: at most 0.035, after interpolation 0.28 and more, in JPEG 0.20 and more.
@@ -49,7 +49,7 @@ class Interpolation:
         if self.slopes <= SLOPES * self.changes or max(self.between.values()) >= OUTLINE * self.slopes:
             return
         found: List[int] = sorted(self.between, key=lambda label: -self.between[label])
-        remark(
+        log_warning(
             f'segmentation maps in {maps}: {self.slopes} of {self.changes} changes of label lead over a label between '
             f'two others (mostly {shorten(found)}; such as in {self.first}), as after resizing with interpolation or '
             'saving as JPEG, so labels at the borders of regions are wrong: resize maps with the nearest neighbor, and '

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from ...images import open_image
-from ..remarks import remark
+from ..log import log_warning
 
 #: Red, green and blue.
 Color = Tuple[int, ...]
@@ -39,7 +39,7 @@ def report_palettes(dataset: Any, palettes: Dict[str, Dict[int, Color]]) -> None
         for label, color in colors.items():
             other, where = first.setdefault(label, (color, path))
             if color != other:
-                remark(
+                log_warning(
                     f'segmentation maps: label {label} has the color {color} in the palette of {path}, but {other} in '
                     f'that of {where}: if the colors stand for classes, the labels mean others in each file. Convert '
                     'the colors to class indices'
@@ -52,7 +52,7 @@ def report_palettes(dataset: Any, palettes: Dict[str, Dict[int, Color]]) -> None
     moved = {label: given for label, (own, given) in indices.items() if own != given}
     if len(moved) > 1 and len(moved) == len(indices) and len(known) == len(classes):
         label, given = next(iter(moved.items()))
-        remark(
+        log_warning(
             f'segmentation maps: label {label} has the color of {classes[given]!r} in the palette of '
             f'{first[label][1]}, but that class has label {given + shift}: correct the order of metainfo.classes and '
             'palette, or the maps'

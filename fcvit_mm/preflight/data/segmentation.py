@@ -11,8 +11,8 @@ from PIL import UnidentifiedImageError
 from ...errors import origin
 from ...images import image_problem, list_images, open_image, read_labels, truncation_problem
 from ..limits import TimeLimit, spread
+from ..log import SHOWN, log_warning, shorten
 from ..missing_files import near_file
-from ..remarks import SHOWN, remark, shorten
 from .alignment import Alignment
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
 from .interpolation import Interpolation
@@ -54,12 +54,12 @@ def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dic
         but = f', but {number} that end in {found}{way_out}' if found else ''
         return [f'no images (*{suffix}) in {folder}{but}']
     if others:
-        remark(
+        log_warning(
             f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} only in '
             'upper and lower case and are skipped: rename them'
         )
     if skipped:
-        remark(
+        log_warning(
             f'{len(skipped)} images in {folder} end in {suffixes_of(skipped)} ({skipped[0]}) and are skipped, because '
             f'the data set has img_suffix={suffix!r}: convert them, or list them in a data set of their own'
         )
@@ -77,7 +77,7 @@ def unused_maps(dataset: Any, maps: Optional[str], folder: str, everything: List
     stems = (osp.normpath(path)[: -len(suffix)] for path in list_images(maps, [suffix.lower()]))
     unused = [stem for stem in stems if stem not in used and stem.rpartition('_')[0] not in used]
     if unused:
-        remark(
+        log_warning(
             f'{len(unused)} segmentation maps in {maps} ({unused[0]}{suffix}) have no image (*{dataset.img_suffix}) in '
             f'{folder} and are not used: complete the images, or correct img_suffix'
         )
@@ -148,16 +148,16 @@ def label_map_problems(
             # Broad, because steps may be any code.
             if image_fails(read, info):
                 continue  # file_problems reports it, and decides whether it may be skipped
-            said = re.sub(r' <\S+ object at \w+>', '', origin(error).message)
-            if 'reduce_zero_label' in said and 'nitialize dataset' in said:  # mmseg compares them at each map
+            message = re.sub(r' <\S+ object at \w+>', '', origin(error).message)
+            if 'reduce_zero_label' in message and 'nitialize dataset' in message:  # mmseg compares them at each map
                 return [
                     f'reduce_zero_label is {dataset.reduce_zero_label} for the data set, but another value for '
                     'LoadAnnotations in its pipeline: set the same for both'
                 ]
             corrupt.append(
                 image_problem(path)
-                or f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {said}): save it as PNG, or load '
-                'it with a step for its format'
+                or f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {message}): save it as PNG, or '
+                'load it with a step for its format'
             )
             continue
         if len(palettes) < PALETTES:
@@ -181,7 +181,7 @@ def label_map_problems(
             wrong = f'{path} has size {wanted}, but its image has {size} (width, height)'
             (turned if size == wanted[::-1] else resized).append(wrong)
     if turned and len(turned) <= tolerated(len(dataset.data_list)):
-        remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data rotates the image')
+        log_warning(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data rotates the image')
     else:
         corrupt += turned
     problems = corrupt[:SHOWN]
@@ -226,7 +226,7 @@ def loaded_label_problems(
     shift = 1 if dataset.reduce_zero_label else 0
     ignored = dataset.ignore_index
     if shift and not dataset.label_map and raw - {ignored} == set(range(num_classes)):
-        remark(
+        log_warning(
             f'segmentation maps in {maps} contain the labels 0 to {num_classes - 1}, and reduce_zero_label=True '
             'ignores 0 and makes 1 the first class: if 0 is the first class, set reduce_zero_label=False of the data '
             'set and of LoadAnnotations'
@@ -269,7 +269,7 @@ def loaded_label_problems(
             'learned. Correct reduce_zero_label or the maps'
         ]
     if len(taught) <= 1 < num_classes and (checked > 1 or not taught):
-        remark(
+        log_warning(
             f'segmentation maps in {maps}: only {len(taught)} of {num_classes} classes occurs '
             f'({shorten(sorted(taught))}) in {checked} checked maps, whose files contain {shorten(sorted(raw))}; '
             f'{ignored} is ignored. If {ignored} means a class, replace it by the class index in the maps'

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 from mmengine.fileio import list_from_file
 
 from ..limits import TimeLimit
+from ..log import log_warning, shorten
 from ..missing_files import near_file
-from ..remarks import remark, shorten
 
 #: Seconds for searching XML files for objects of other classes.
 XML_SECONDS = 1.0
@@ -57,7 +57,7 @@ def unknown_xml_names(dataset: Any, infos: Sequence[dict], limit: TimeLimit) -> 
         counted.update(node.findtext('name') for node in ElementTree.parse(info['xml_path']).getroot().iter('object'))
     unknown = {str(name): number for name, number in counted.items() if name not in classes}
     if unknown:
-        remark(
+        log_warning(
             f'{dataset.ann_file}: {sum(unknown.values())} of {sum(counted.values())} objects are skipped, because '
             f'metainfo.classes ({shorten(dataset.metainfo["classes"])}) lacks their names '
             f'({shorten(map(repr, unknown))}): add or correct them, unless these classes are not to be learned'

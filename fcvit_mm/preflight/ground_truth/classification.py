@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ..limits import spread
-from ..remarks import remark, shorten
-from .scores import EVALUATION_SECONDS, Split, evaluate, feeding_problem, scores_text, undefined_or_low
+from ..log import log_warning, shorten
+from .scores import EVALUATION_SECONDS, Split, evaluate, input_problem, scores_text, undefined_or_low
 
 #: Maximum number of images whose labels are evaluated.
 LABELS = 10000
@@ -23,7 +23,7 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
             'tools/predict.py, which needs none'
         ]
     if classes is None or any(info.get('gt_label') is None for info in infos):
-        remark(
+        log_warning(
             f'{kind} is not checked with the ground truth: the data set has no class names, or images without labels'
         )
         return []
@@ -45,13 +45,13 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
             metric.process({}, [sample])
         except Exception as error:
             # Broad, because the metric may be any code.
-            return [feeding_problem(metric, error, packed is not None)]
+            return [input_problem(metric, error, packed is not None)]
         fed += 1
     try:
         scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric may be any code.
-        return [topk_problem(metric, number) or feeding_problem(metric, error, False)]
+        return [topk_problem(metric, number) or input_problem(metric, error, False)]
     undefined, low = undefined_or_low(scores, 100.0)
     low = {key: value for key, value in {**undefined, **low}.items() if 'support' not in key}
     if low:
@@ -61,7 +61,7 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
             if absent
             else f'its settings (thr={config.get("thr")}, topk={config.get("topk")}) do not fit the labels'
         )
-        remark(
+        log_warning(
             f'{kind}: the ground truth itself scores only {scores_text(low)}, not 100, which no model can exceed: {why}'
         )
     return []

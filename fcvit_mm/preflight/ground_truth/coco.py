@@ -8,9 +8,9 @@ import torch
 
 from ..annotations import SKIPPED, corners, count_line, skip_reason
 from ..limits import spread
-from ..masks import Mask, ask_metric, check_masks
-from ..remarks import remark, shorten
-from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
+from ..log import log_warning, shorten
+from ..masks import Mask, check_masks, metric_reader
+from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, input_problem, scores_text, undefined_or_low
 
 #: Maximum number of predictions per image that pycocotools evaluates.
 COCO_DETECTIONS = 100
@@ -20,7 +20,7 @@ def check_coco(metric: Any, config: dict, split: Split) -> List[str]:
     """Check a ``CocoMetric``: its file is the data set's, pycocotools reads it, and the ground truth scores 1."""
     infos = split.infos
     if not all('instances' in info and 'img_id' in info for info in infos):
-        remark(f'{type(metric).__name__} is not checked with the ground truth: the data set lists no instances')
+        log_warning(f'{type(metric).__name__} is not checked with the ground truth: the data set lists no instances')
         return []
     path, api = config.get('ann_file'), metric._coco_api
     if api is not None:
@@ -66,7 +66,7 @@ def coco_file_problems(metric: Any, path: Any, split: Split) -> List[str]:
             f'set ({shorten(classes)}), so correct predictions would count as wrong: {other}'
         ]
     if order != list(classes):
-        remark(
+        log_warning(
             f'ann_file {path} names the same categories differently ({shorten(order)}) from the data set '
             f'({shorten(classes)}): results of single classes will have wrong names'
         )
@@ -96,12 +96,12 @@ def coco_annotation_problems(metric: Any, path: Any, split: Split) -> List[str]:
         for image in [api.imgs.get(each['image_id'])]
         if image is not None
     ]
-    found, _ = check_masks(masks, ask_metric(api), split.limit, str(path))
+    found, _ = check_masks(masks, metric_reader(api), split.limit, str(path))
     words = 'have a segmentation that the metric cannot read'
     return [
-        f'{path}: {count_line([mask.owner.get("id") for mask in faulty], len(masks), words)}: {said}. Give polygons '
+        f'{path}: {count_line([mask.owner.get("id") for mask in faulty], len(masks), words)}: {reason}. Give polygons '
         '[[x1, y1, x2, y2, x3, y3, ...]] with three or more points, or remove them'
-        for said, faulty in found.items()
+        for reason, faulty in found.items()
     ]
 
 
@@ -117,20 +117,20 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
             metric.process({}, [coco_sample(metric, info, packed, empty_masks)])
         except Exception as error:
             # Broad, because the metric may be any code.
-            return [feeding_problem(metric, error, packed is not None)]
+            return [input_problem(metric, error, packed is not None)]
         fed.append(info)
     if len(fed) < len(infos):
-        remark(f'{path}: the ground truth of {len(fed)} of {len(infos)} images is evaluated by {kind}')
+        log_warning(f'{path}: the ground truth of {len(fed)} of {len(infos)} images is evaluated by {kind}')
         ids = {info['img_id'] for info in fed}
         metric.img_ids = [each for each in api.get_img_ids() if each in ids] if api is not None else None
     if not any(not each['ignore_flag'] for info in fed for each in info['instances']):
-        remark(f'{path}: no object in the {len(fed)} images tested: their AP is undefined (-1)')
+        log_warning(f'{path}: no object in the {len(fed)} images tested: their AP is undefined (-1)')
         return []
     try:
         scores = evaluate(metric, len(fed), split)
     except Exception as error:
         # Broad, because the metric may be any code.
-        return [feeding_problem(metric, error, False)]
+        return [input_problem(metric, error, False)]
     undefined, low = undefined_or_low(scores, 1.0)
     # Undefined scores of object sizes that do not occur are not reported.
     undefined = {key: value for key, value in undefined.items() if key.endswith(('mAP', 'mAP_50', 'mAP_75'))}
@@ -145,7 +145,7 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
     text = f'{path}: the ground truth itself scores only {scores_text(low)}, not 1, which no model can exceed'
     if wrong:
         return [f'{text}: {"; ".join(wrong + causes)}: give the annotation file of the data set']
-    remark(f'{text}: {"; ".join(causes) or "the reason is unknown"}')
+    log_warning(f'{text}: {"; ".join(causes) or "the reason is unknown"}')
     return []
 
 

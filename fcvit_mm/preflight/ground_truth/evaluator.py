@@ -16,8 +16,8 @@ from ...engine.config import TASKS, type_name, walk
 from ...errors import advice_for, origin
 from ..contexts import quiet
 from ..data.kinds import is_url
+from ..log import log_warning, shorten
 from ..messages import short_message
-from ..remarks import remark, shorten
 from .classification import check_labels
 from .coco import check_coco
 from .iou import check_iou
@@ -149,7 +149,7 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
             'complete metrics, and settings of a metric have other names, such as metric of CocoMetric'
         ]
     if not isinstance(config, dict):
-        remark(f'{name}: {kind} is not checked with the ground truth: it is already built')
+        log_warning(f'{name}: {kind} is not checked with the ground truth: it is already built')
         return []
     metric_type = config.get('type')
     if isinstance(metric_type, str):
@@ -157,7 +157,7 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
             metric_type = registry.get(metric_type)
     check, reason = metric_check(metric_type)
     if check is None and metric_type is not None:
-        remark(f'{name}: {kind} is not checked with the ground truth: {reason}')
+        log_warning(f'{name}: {kind} is not checked with the ground truth: {reason}')
         return unchecked_problems(config, metric_type, split)
     # Not built with a path, because building makes the folder.
     written = any(config.get(key) for key in ('outfile_prefix', 'output_dir'))
@@ -177,7 +177,7 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
         if getattr(metric, 'output_dir', '') is None:
             return [f'{kind} has format_only=True, but no output_dir to write results to: set output_dir']
     if config.get('format_only'):
-        remark(
+        log_warning(
             f'{name}: {kind} is not checked with the ground truth: with format_only=True it writes results without '
             'scores'
         )
@@ -195,7 +195,7 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
     except (KeyError, TypeError, AttributeError) as error:
         # A data set from elsewhere, whose list has another format, must not stop a run.
         found, message, _ = origin(error)
-        remark(
+        log_warning(
             f'{name}: {kind} is not checked with the ground truth: the data set lists other annotations ({found}: '
             f'{message})'
         )

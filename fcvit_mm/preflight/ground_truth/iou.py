@@ -7,8 +7,8 @@ import torch
 
 from ..data.images import tolerated
 from ..limits import spread
-from ..remarks import remark, shorten
-from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
+from ..log import log_warning, shorten
+from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, input_problem, scores_text, undefined_or_low
 
 
 def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
@@ -32,7 +32,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
             annotated = torch.as_tensor(sample['gt_sem_seg']['data']).squeeze()
             size = tuple(sample['ori_shape'][:2])
         except KeyError as error:
-            return [feeding_problem(metric, error, True)]
+            return [input_problem(metric, error, True)]
         if tuple(annotated.shape) != size:
             turned.append(f'{split.infos[index].get("seg_map_path")} is {tuple(annotated.shape)}, its image {size}')
             continue
@@ -44,7 +44,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
             metric.process({}, [sample])
         except Exception as error:
             # Broad, because the metric may be any code.
-            return [feeding_problem(metric, error, True)]
+            return [input_problem(metric, error, True)]
         fed += 1
     if len(turned) > tolerated(len(split.infos)):
         return [
@@ -59,7 +59,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
         scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric may be any code.
-        return [feeding_problem(metric, error, False)]
+        return [input_problem(metric, error, False)]
     own = {getattr(leaf, 'ignore_index', None) for leaf in split.leaves}
     if wrong and set(wrong) <= own:
         (label,) = wrong if len(wrong) == 1 else [shorten(sorted(wrong))]
@@ -85,13 +85,13 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
         else [name for name, area in zip(split.metainfo['classes'], torch.as_tensor(occurring).tolist()) if not area]
     )
     if low:
-        remark(
+        log_warning(
             f'{type(metric).__name__}: the ground truth itself scores only {scores_text(low)}, not 100, which no '
             f'model can exceed: the classes {shorten(absent)} occur in none of {fed} segmentation maps'
         )
     elif absent and fed == len(split.infos) and len(absent) < number - 1:  # reported elsewhere
         also = f'; {ignored} pixels have the ignored label {metric.ignore_index}' if ignored else ''
-        remark(
+        log_warning(
             f'{len(absent)} of {number} classes ({shorten(absent)}) occur in none of the {fed} segmentation maps '
             f'tested{also}'
         )

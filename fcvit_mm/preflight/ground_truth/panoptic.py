@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..limits import spread
-from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
+from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, input_problem, scores_text, undefined_or_low
 
 
 def check_panoptic(metric: Any, config: dict, split: Split) -> List[str]:
@@ -41,13 +41,13 @@ def check_panoptic(metric: Any, config: dict, split: Split) -> List[str]:
             metric.process({}, [sample])
         except Exception as error:
             # Broad, because the metric may be any code.
-            return [feeding_problem(metric, error, packed is not None)]
+            return [input_problem(metric, error, packed is not None)]
         fed += 1
     try:
         scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric may be any code.
-        return [feeding_problem(metric, error, False)]
+        return [input_problem(metric, error, False)]
     occurring = {segment['is_thing'] for info in infos for segment in info['segments_info']}
     _, low = undefined_or_low(
         {

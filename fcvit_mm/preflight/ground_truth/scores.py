@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement
 from ...errors import origin
 from ..contexts import quiet
 from ..limits import TimeLimit
-from ..remarks import shorten
+from ..log import shorten
 
 #: Maximum number of images whose ground truth a metric evaluates; fields and ids are checked for all images.
 IMAGES = 500
@@ -117,7 +117,7 @@ def scores_text(scores: Dict[str, float]) -> str:
     return shorten((f'{key} {value:.4g}' for key, value in scores.items()), 3)
 
 
-def feeding_problem(metric: Any, error: Exception, packed: bool) -> str:
+def input_problem(metric: Any, error: Exception, packed: bool) -> str:
     """Describe why a metric does not accept the ground truth."""
     kind, message, _ = origin(error)
     name = type(metric).__name__

@@ -5,15 +5,15 @@ from typing import Any, List
 import torch
 
 from ..limits import spread
-from ..remarks import remark, shorten
-from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
+from ..log import log_warning, shorten
+from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, input_problem, scores_text, undefined_or_low
 
 
 def check_voc(metric: Any, config: dict, split: Split) -> List[str]:
     """Check a ``VOCMetric``, which compares with the annotations loaded by the pipeline."""
     classes = split.metainfo['classes']
     if metric.metric == 'recall' and len(classes) > 1:
-        remark(
+        log_warning(
             'VOCMetric(metric="recall") is not checked with the ground truth: it only evaluates predictions of the '
             'first class'
         )
@@ -34,7 +34,7 @@ def check_voc(metric: Any, config: dict, split: Split) -> List[str]:
             metric.process({}, [sample])
         except Exception as error:
             # Broad, because the metric may be any code.
-            return [feeding_problem(metric, error, True)]
+            return [input_problem(metric, error, True)]
         loaded = sample['gt_instances']['bboxes']
         loaded = torch.as_tensor(getattr(loaded, 'tensor', loaded))
         if loaded.shape == boxes.shape and not torch.allclose(loaded.float(), boxes, atol=1.0):
@@ -46,7 +46,7 @@ def check_voc(metric: Any, config: dict, split: Split) -> List[str]:
         scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric may be any code.
-        return [feeding_problem(metric, error, False)]
+        return [input_problem(metric, error, False)]
     _, low = undefined_or_low(scores, 1.0)
     if low and moved:
         return [
@@ -55,7 +55,7 @@ def check_voc(metric: Any, config: dict, split: Split) -> List[str]:
             'annotations after Resize'
         ]
     if low:
-        remark(
+        log_warning(
             f'VOCMetric: the ground truth itself scores only {scores_text(low)}, not 1, which no model can exceed: '
             'objects of one class with the same box count as one'
         )

@@ -1,4 +1,4 @@
-"""Small models of each task, and their images."""
+"""Small models of each task, and images for them."""
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ HEADS = {
 
 @pytest.fixture(scope='session')
 def model_of(tmp_path_factory, shapes):
-    """Task -> config and checkpoint of a small model with random weights, and its images."""
+    """Return a function that returns the config and checkpoint of a small random model of a task, and images."""
     made = {}
 
     def get(task):
@@ -49,7 +49,7 @@ def model_of(tmp_path_factory, shapes):
     return get
 
 
-#: The preparation of images that keeps their proportions, so that sizes differ.
+#: Pipelines that keep the aspect ratio, so that the sizes of images differ.
 KEEP_RATIO = {
     'classification': "dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=96), dict(type='PackInputs')",
     'detection': "dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 96), keep_ratio=True), "
@@ -61,7 +61,7 @@ KEEP_RATIO = {
 
 @pytest.fixture
 def mixed(model_of, tmp_path):
-    """Task -> a small model whose pipeline keeps proportions, and images of two sizes, mixed."""
+    """Return a function like model_of, with a pipeline that keeps the aspect ratio, and images of two sizes."""
 
     def get(task):
         config, checkpoint, images = model_of(task)

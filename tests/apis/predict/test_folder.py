@@ -1,4 +1,4 @@
-"""Interrupted runs continue, in their own folder, and nothing is half-written."""
+"""The output folder: interrupted runs are resumed, other folders are refused, files are complete."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from fcvit_mm.engine import machine
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.images import ImageError
 
-#: The test pipeline of the classifier behind its loading step.
+#: The test pipeline of the classifier after its loading step.
 REST = [dict(type='Resize', scale=64), dict(type='PackInputs')]
 
 
@@ -36,7 +36,7 @@ def stopped_at(monkeypatch, image):
         yield
 
 
-def test_folders_that_results_must_not_go_to(model_of, tmp_path):
+def test_invalid_output_folders_are_refused(model_of, tmp_path):
     model = model_of('classification')
     with pytest.raises(PredictionError, match='is inside .*, whose images are predicted'):
         predict_to(model, model[2] / 'out')
@@ -50,7 +50,7 @@ def test_folders_that_results_must_not_go_to(model_of, tmp_path):
     (tmp_path / 'out' / 'run.json').write_text('[1]')
     with pytest.raises(PredictionError, match='run.json was not written by this command'):
         predict_to(model, tmp_path / 'out')
-    # The folder of a data set: beside its images are its annotations, or its segmentation maps.
+    # The folder of a data set, which contains annotations or segmentation maps.
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / 'annotations.json').write_text('{}')
     (tmp_path / 'data' / 'labels').symlink_to(tmp_path)
@@ -74,7 +74,7 @@ def test_all_results_are_recognized(model_of, tmp_path):
     assert found | {'predictions.csv'} == {'run.json', *RESULTS}
 
 
-def test_another_run_does_not_continue_it(model_of, tmp_path):
+def test_results_of_another_run_are_not_continued(model_of, tmp_path):
     model = model_of('classification')
     predict_to(model, tmp_path)
     before = contents(tmp_path)
@@ -91,7 +91,7 @@ def test_another_run_does_not_continue_it(model_of, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_other_loading_steps_are_another_run(model_of, tmp_path):
+def test_changed_pipeline_is_another_run(model_of, tmp_path):
     model = model_of('classification')
     predict_to(model, tmp_path / 'out')
     other = tmp_path / 'other.py'
@@ -101,7 +101,7 @@ def test_other_loading_steps_are_another_run(model_of, tmp_path):
         predict_to((str(other), *model[1:]), tmp_path / 'out')
 
 
-def test_a_run_with_syncbn_continues_without_a_gpu(model_of, monkeypatch):
+def test_run_with_syncbn_is_resumed_without_a_gpu(model_of, monkeypatch):
     config, checkpoint, _ = model_of('segmentation')
     assert 'SyncBN' in load_config(config).pretty_text
 
@@ -113,7 +113,7 @@ def test_a_run_with_syncbn_continues_without_a_gpu(model_of, monkeypatch):
     assert fingerprint() == found
 
 
-def test_ids_of_other_annotations_are_not_mixed(model_of, tmp_path):
+def test_changed_coco_ids_are_another_run(model_of, tmp_path):
     model = model_of('detection')
     content = json.loads((model[2].parent / 'annotations' / 'instances_val2017.json').read_text())
     path = tmp_path / 'ids.json'
@@ -128,7 +128,7 @@ def test_ids_of_other_annotations_are_not_mixed(model_of, tmp_path):
         predict_to(model, tmp_path / 'out', coco=str(path))
 
 
-def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypatch, shards_of_two):
+def test_killed_run_is_resumed_with_the_same_results(model_of, tmp_path, monkeypatch, shards_of_two):
     model = model_of('segmentation')
     predict_to(model, tmp_path / 'once', features=True)
     seen = []
@@ -146,17 +146,17 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     assert not (tmp_path / 'twice' / 'labels.csv').exists()
     for name in ('.labels.csv.abcdefgh.tmp', 'parts/.00000001.0.json.abcdefgh.tmp', 'labels/.1.png.abcdefgh.tmp'):
         (tmp_path / 'twice' / name).write_bytes(b'half')
-    other = tmp_path / 'twice' / 'images' / '.a.png.abcdefgh.tmp'  # another program is writing it
+    other = tmp_path / 'twice' / 'images' / '.a.png.abcdefgh.tmp'  # a file that another program is writing
     other.parent.mkdir()
     other.write_bytes(b'half')
     monkeypatch.setattr(BatchPredictor, '_step', lambda self, data: seen.append(data) or original(self, data))
     done = predict_to(model, tmp_path / 'twice', features=True)
     other.unlink()
-    # The shard that was not complete is done again.
+    # The incomplete shard is predicted again.
     assert done.resumed == 2 and len(seen) == 3 + 3
     assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
     assert not (tmp_path / 'twice' / 'parts').exists()
-    # A process killed while it cleaned up leaves shards, and something half-written.
+    # A process that was killed while cleaning up leaves shards and temporary files.
     (tmp_path / 'twice' / 'parts').mkdir()
     for name in (f'parts/00000001.{0:016}.json', '.run.json.abcdefgh.tmp'):
         (tmp_path / 'twice' / name).write_bytes(b'half')
@@ -164,7 +164,7 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
 
 
-def test_a_run_continues_with_another_batch_size(mixed, tmp_path, monkeypatch, shards_of_two):
+def test_run_is_resumed_with_another_batch_size(mixed, tmp_path, monkeypatch, shards_of_two):
     model = mixed('segmentation')
     predict_to(model, tmp_path / 'once')
     with stopped_at(monkeypatch, '3.png'):
@@ -187,7 +187,7 @@ def test_images_replaced_after_a_kill_are_predicted_again(mixed, tmp_path, monke
         predict_to(model, tmp_path / 'twice', features=True, draw=True)
 
 
-def test_one_run_at_a_time_writes_to_a_folder(model_of, tmp_path, monkeypatch):
+def test_one_run_at_a_time_writes_to_the_folder(model_of, tmp_path, monkeypatch):
     model = model_of('classification')
     monkeypatch.setattr(run_folder, 'WAIT', 0.1)
     for _ in range(2):
@@ -202,7 +202,7 @@ def test_one_run_at_a_time_writes_to_a_folder(model_of, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / 'data').iterdir()] == ['labels']
 
 
-def test_shards_are_merged_in_their_order(tmp_path):
+def test_shards_are_merged_in_order(tmp_path):
     shards = Shards(str(tmp_path), 2, 5, [f'{number:016x}' for number in range(3)])
     assert len(shards) == 3 and [list(shards.numbers(shard)) for shard in range(3)] == [[0, 1], [2, 3], [4]]
     for shard in (2, 0):

@@ -1,4 +1,4 @@
-"""Which images are predicted, and what they are called."""
+"""The images to predict, and the names of their results."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ def names(inputs):
     return [work.name(number) for number in range(len(work))]
 
 
-def test_folders_lists_and_files_each_path_once(tmp_path, monkeypatch):
+def test_each_image_of_folders_lists_and_files_is_predicted_once(tmp_path, monkeypatch):
     for name in ('a/2.jpg', 'a/b/1.PNG', 'a/notes.md', 'c/3.jpg', 'a/.hidden.jpg'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b'')
@@ -34,14 +34,14 @@ def test_folders_lists_and_files_each_path_once(tmp_path, monkeypatch):
     assert find_work(inputs).folders == [str(tmp_path / name) for name in ('c', 'c', 'a')]
 
 
-def test_files_of_the_same_stem_keep_apart(tmp_path):
+def test_images_of_the_same_stem_have_different_results(tmp_path):
     for name in ('1.jpg', '1.jpg.png', '1.png', '2.png', '3.png.tif'):
         (tmp_path / name).write_bytes(b'')
     work = find_work([str(tmp_path)])
     assert [work.file_name(work.name(number)) for number in range(5)] == ['1.jpg', '1.jpg.png', '1.png', '2', '3.png']
 
 
-def test_frames_are_numbered_behind_what_stands_before(tmp_path):
+def test_frames_of_a_video_are_numbered(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / 'v.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 10, (32, 32))
     for _ in range(3):
         writer.write(np.zeros((32, 32, 3), np.uint8))
@@ -81,7 +81,7 @@ def test_frames_lost_in_a_corrupt_video_are_reported(tmp_path, capsys):
         ('gone.txt', None, 'gone.txt as an image list'),
     ],
 )
-def test_what_is_none(tmp_path, name, content, message):
+def test_invalid_inputs_are_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=message):
@@ -93,9 +93,9 @@ def test_what_is_none(tmp_path, name, content, message):
         find_work([str(tmp_path / 'folder')])
 
 
-def test_files_of_other_kinds_in_a_folder_are_reported(tmp_path, capsys):
+def test_unsupported_image_formats_in_a_folder_are_reported(tmp_path, capsys):
     for name in ('a.png', 'b.heic', 'c.GIF'):
         (tmp_path / name).touch()
     assert len(find_work([str(tmp_path)])) == 1
-    said = capsys.readouterr()
-    assert '2 files below' in said.out + said.err and 'end in .gif, .heic' in said.out + said.err
+    output = capsys.readouterr()
+    assert '2 files below' in output.out + output.err and 'end in .gif, .heic' in output.out + output.err

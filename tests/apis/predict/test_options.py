@@ -1,4 +1,4 @@
-"""Options that cannot be combined."""
+"""Invalid options of predictions, and options that cannot be combined."""
 
 import pytest
 from predictions import predict_to
@@ -38,7 +38,7 @@ from fcvit_mm.errors import UserError
         ('classification', dict(device='cuda:99'), '--device cuda:99 cannot be used here'),
     ],
 )
-def test_options_that_do_not_go_together(model_of, tmp_path, task, options, message):
+def test_invalid_options_are_refused(model_of, tmp_path, task, options, message):
     with pytest.raises(UserError, match=message):
         predict_to(model_of(task), tmp_path / 'out', **options)
     assert not (tmp_path / 'out').exists()

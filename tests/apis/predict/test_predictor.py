@@ -1,4 +1,4 @@
-"""Features, precision, augmentation, optimization, batches and tiles."""
+"""The options for features, mixed precision, augmentation, optimization, batches and tiles."""
 
 import json
 
@@ -18,7 +18,7 @@ from fcvit_mm.errors import UserError
 from fcvit_mm.images import read_image
 
 
-def test_features_are_the_mean_of_the_last_output(model_of, tmp_path):
+def test_features_are_the_spatial_mean_of_the_last_output(model_of, tmp_path):
     model = model_of('classification')
     predict_to(model, tmp_path, batch_size=3, features=True)
     predictor = BatchPredictor(load_config(model[0]), model[1], Options(device='cpu'))
@@ -33,7 +33,7 @@ def test_features_are_the_mean_of_the_last_output(model_of, tmp_path):
     assert len(features) == 5 and features.std(0).max() > 0
 
 
-def test_features_of_sliding_windows_are_refused(model_of, tmp_path):
+def test_features_with_sliding_windows_are_refused(model_of, tmp_path):
     config, checkpoint, _ = model_of('segmentation')
     sliding = tmp_path / 'sliding.py'
     sliding.write_text(
@@ -45,15 +45,15 @@ def test_features_of_sliding_windows_are_refused(model_of, tmp_path):
         BatchPredictor(load_config(str(sliding)), checkpoint, Options(device='cpu', features=True))
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+def test_each_process_uses_its_own_gpu(monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '1')
     assert [_device_of_process(name) for name in ('cpu', 'cuda', 'cuda:3')] == ['cpu', 'cuda', 'cuda:3']
     monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
     assert [_device_of_process(name) for name in ('cpu', 'cuda', 'cuda:3')] == ['cpu', 'cuda:1', 'cuda:3']
 
 
-def test_the_classes_are_those_of_the_predictions():
-    # As in mmdet's HTC, which learns 183 classes of "stuff" beside its 80.
+def test_number_of_classes_is_that_of_the_predicting_head():
+    # HTC in mmdet also learns 183 classes of stuff with its semantic head.
     hybrid = dict(rpn_head=dict(num_classes=1), roi_head=dict(semantic_head=dict(num_classes=183)))
     hybrid['roi_head']['bbox_head'] = [dict(num_classes=80), dict(num_classes=80)]
     assert list(_numbers_of_classes(hybrid)) == [80, 80]
@@ -61,7 +61,7 @@ def test_the_classes_are_those_of_the_predictions():
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
-def test_classes_without_a_name_have_their_number(model_of, tmp_path, task):
+def test_classes_without_a_name_are_named_by_their_number(model_of, tmp_path, task):
     config, checkpoint, images = model_of(task)
     content = torch.load(checkpoint)
     content['meta'] = dict(dataset_meta=dict(classes=('one',), palette=[(1, 2, 3)]))
@@ -77,7 +77,7 @@ def test_classes_without_a_name_have_their_number(model_of, tmp_path, task):
         assert not (tmp_path / 'coco').exists()
 
 
-def test_a_segmentor_with_one_channel_has_two_classes(model_of, tmp_path):
+def test_segmentor_with_one_output_channel_has_two_classes(model_of, tmp_path):
     config, _, images = model_of('segmentation')
     head = "dict(num_classes=1, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))"
     path = tmp_path / 'binary.py'
@@ -90,7 +90,7 @@ def test_a_segmentor_with_one_channel_has_two_classes(model_of, tmp_path):
     assert [row['class'] for row in table(tmp_path / 'out' / 'classes.csv')] == ['road', '1']
 
 
-def test_nothing_to_optimize(tmp_path):
+def test_optimize_without_effect_is_refused(tmp_path):
     pytest.importorskip('mmpretrain')
     config = tmp_path / 'config.py'
     model = dict(
@@ -110,7 +110,7 @@ def test_nothing_to_optimize(tmp_path):
         BatchPredictor(load_config(str(config)), str(tmp_path / 'model.pth'), Options(device='cpu', optimize=True))
 
 
-def test_augmentation_that_the_config_lacks(model_of, tmp_path):
+def test_tta_without_tta_model_is_refused(model_of, tmp_path):
     with pytest.raises(UserError, match='--tta needs tta_model'):
         predict_to(model_of('detection'), tmp_path / 'out', tta=True)
     assert not (tmp_path / 'out').exists()
@@ -126,7 +126,7 @@ def test_augmentation_that_the_config_lacks(model_of, tmp_path):
         ('segmentation', dict(tta=True)),
     ],
 )
-def test_images_of_several_sizes_do_not_depend_on_the_batch(mixed, tmp_path, task, options):
+def test_results_do_not_depend_on_the_batch_size(mixed, tmp_path, task, options):
     model = mixed(task)
     for size in (1, 4):
         assert predict_to(model, tmp_path / str(size), batch_size=size, **options).images == 5
@@ -139,8 +139,8 @@ def test_images_of_several_sizes_do_not_depend_on_the_batch(mixed, tmp_path, tas
 
 
 @pytest.mark.parametrize('task', ['classification', 'segmentation'])
-def test_mixed_precision_and_augmentation_change_little(model_of, tmp_path, task):
-    """Neither gives exactly what is given without, and both something near to it."""
+def test_mixed_precision_and_tta_change_results_slightly(model_of, tmp_path, task):
+    """The results differ from those without the option, but only a little."""
     model = model_of(task)
     found = {}
     for name in ('none', 'amp', 'tta'):
@@ -159,7 +159,7 @@ def test_mixed_precision_and_augmentation_change_little(model_of, tmp_path, task
             assert 0.5 < (found[name] == found['none']).mean() < 1
 
 
-#: Options beside --optimize, and how far it may change probabilities, boxes and scores, and the share of pixels.
+#: Further options, and how much --optimize may change probabilities, boxes and scores, or the share of pixels.
 TOGETHER = [
     ('classification', dict(top=0), 1e-5),
     ('classification', dict(top=0, features=True), 1e-5),
@@ -172,7 +172,7 @@ TOGETHER = [
 
 
 @pytest.mark.parametrize('task, options, tolerance', TOGETHER)
-def test_optimized_predictions_are_the_same(model_of, tmp_path, task, options, tolerance):
+def test_optimized_models_give_the_same_predictions(model_of, tmp_path, task, options, tolerance):
     if 'tile' in options:
         pytest.importorskip('sahi')
     model = model_of(task)
@@ -200,7 +200,7 @@ def test_optimized_predictions_are_the_same(model_of, tmp_path, task, options, t
 
 
 @pytest.mark.parametrize('task', FOLDERS)
-def test_optimize_changes_the_network_and_is_part_of_a_run(model_of, tmp_path, task):
+def test_optimize_changes_the_network_and_makes_another_run(model_of, tmp_path, task):
     model = model_of(task)
     config = load_config(model[0])
     network = BatchPredictor(config, model[1], Options(device='cpu', optimize=True)).network
@@ -235,8 +235,8 @@ def test_masks_without_boxes_get_their_boxes(model_of, tmp_path, monkeypatch, op
         assert one['bbox'] == coder.toBbox(one['segmentation']).tolist()
 
 
-def test_tiles_of_a_segmentor_are_put_together(model_of, tmp_path, monkeypatch):
-    """With a model that says of each pixel what it is, tiles change nothing."""
+def test_tiles_of_a_segmentor_are_merged(model_of, tmp_path, monkeypatch):
+    """With a model that classifies each pixel independently, tiles do not change the result."""
     pytest.importorskip('sahi')
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -263,7 +263,7 @@ def test_tiles_of_a_segmentor_are_put_together(model_of, tmp_path, monkeypatch):
     assert (np.asarray(Image.open(tmp_path / 'out' / 'labels' / 'a.png')) == image[..., 0] // 64).all()
 
 
-def test_tiles_of_a_detector_find_what_is_in_each(model_of, tmp_path):
+def test_tiles_of_a_detector_have_the_detections_of_each_tile(model_of, tmp_path):
     pytest.importorskip('sahi')
     model = model_of('detection')
     path = sorted(model[2].iterdir())[0]

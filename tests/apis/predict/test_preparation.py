@@ -7,7 +7,7 @@ from predictions import predict_to, table
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_an_image_that_cannot_be_prepared_is_skipped(mixed, tmp_path, workers):
+def test_image_that_the_pipeline_cannot_prepare_is_skipped(mixed, tmp_path, workers):
     model = mixed('segmentation')
     cv2.imwrite(str(model[2] / 'thin.png'), np.zeros((1, 2000, 3), np.uint8))
     assert predict_to(model, tmp_path / 'out', batch_size=3, workers=workers).skipped == 1

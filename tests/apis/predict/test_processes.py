@@ -1,4 +1,4 @@
-"""Several processes write what one writes."""
+"""Several processes give the same results as one."""
 
 from harness import run_ranks
 from predictions import contents, predict_to
@@ -6,8 +6,8 @@ from predictions import contents, predict_to
 from fcvit_mm.apis.predict.folder import SHARD
 
 
-def test_several_processes_write_the_same(model_of, tmp_path):
-    """The command itself; three shards, so that both processes have some."""
+def test_several_processes_give_the_same_results(model_of, tmp_path):
+    """The command runs in two processes; with three shards, both have work."""
     config, checkpoint, images = model_of('classification')
     image = next(images.rglob('*.jpg')).read_bytes()
     (tmp_path / 'in').mkdir()

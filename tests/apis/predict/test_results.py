@@ -1,4 +1,4 @@
-"""What is written: ids of COCO files, outlines, tables, parts."""
+"""Files of results: COCO ids, polygons, tables."""
 
 import csv
 import json
@@ -23,12 +23,12 @@ from fcvit_mm.apis.predict.results import (
 
 
 @pytest.mark.parametrize('holes', [False, True])
-def test_outlines_give_the_mask_again(holes):
+def test_polygons_reproduce_the_mask(holes):
     coder = pytest.importorskip('pycocotools.mask')
     random = np.random.RandomState(0)
     for _ in range(20):
         mask = (random.rand(12, 17) > 0.6).astype(np.uint8)
-        if not holes:  # none can be where every column is filled from the top
+        if not holes:  # columns filled from the top have no holes
             mask = np.sort(mask, 0)[::-1]
         again = coder.decode(coder.merge(coder.frPyObjects(outlines(mask), *mask.shape))) if mask.any() else mask
         assert (again >= mask).all() and (holes or (again == mask).all())
@@ -36,7 +36,7 @@ def test_outlines_give_the_mask_again(holes):
     assert outlines(np.pad(np.ones((1, 1), np.uint8), 2))[0] in ([2, 2, 2, 3, 3, 3, 3, 2],)
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_file_names_that_are_not_utf8(tmp_path):
     name = b'gr\xf6n.jpg'.decode(errors='surrogateescape')
     assert readable(name) == 'gr\\udcf6n.jpg' and readable('gr\u00fcn.jpg') == 'gr\u00fcn.jpg'
     write_table(str(tmp_path / 'a.csv'), ('image', 'label'), [(name, 1)])
@@ -51,11 +51,11 @@ def test_names_with_line_breaks(tmp_path):
     assert (tmp_path / 'a.csv').read_bytes().endswith(b'"g,h"\ni,j\n')
 
 
-def test_ids_without_annotations_count_from_1():
+def test_ids_without_annotations_start_at_1():
     assert Coco().image_id(0, 'a.jpg') == 1 and Coco().category_id(4) == 5
 
 
-def test_ids_of_annotations(tmp_path):
+def test_ids_are_those_of_the_annotation_file(tmp_path):
     content = dict(
         images=[dict(id=7, file_name='x/a.jpg'), dict(id=8, file_name='b.jpg'), dict(id=9, file_name='y/b.jpg')],
         categories=[dict(id=90, name='dog'), dict(id=3, name='cat'), dict(id=1, name='more')],
@@ -82,7 +82,7 @@ def test_ids_of_annotations(tmp_path):
         coco_ids(str(tmp_path / 'a.json'), Meta(('cat',)), 1)
 
 
-def test_predictions_of_another_kind_are_refused(tmp_path):
+def test_unsupported_predictions_are_refused(tmp_path):
     pytest.importorskip('mmdet')
     from mmengine.structures import BaseDataElement, InstanceData
 
@@ -94,13 +94,13 @@ def test_predictions_of_another_kind_are_refused(tmp_path):
         (maps, 'a segmentation map'),
     ):
         with pytest.raises(PredictionError, match=rf'predicts depth, expected {expected} .*with tools/test.py'):
-            writer.found(BaseDataElement(depth=1), 'a.png')
+            writer.result_of(BaseDataElement(depth=1), 'a.png')
     rotated = InstanceData(bboxes=torch.zeros(2, 5), scores=torch.ones(2), labels=torch.zeros(2))
     with pytest.raises(PredictionError, match='boxes have 5 values, expected 4, .*rotated boxes with tools/test.py'):
-        detections.found(BaseDataElement(pred_instances=rotated), 'a.png')
+        detections.result_of(BaseDataElement(pred_instances=rotated), 'a.png')
 
 
-def test_classes_are_those_of_the_checkpoint_else_of_the_config():
+def test_class_names_of_the_checkpoint_or_else_of_the_config():
     pytest.importorskip('mmseg')
     dataset = dict(type='BaseSegDataset', metainfo=dict(classes=('a', 'b'), palette=[[1, 2, 3], [4, 5, 6]]))
     cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))

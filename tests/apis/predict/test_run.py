@@ -1,4 +1,4 @@
-"""Predictions as data: equal to the libraries' own, the same however they are made."""
+"""Predictions of folders agree with those of the libraries' inferencers; skipped images, videos, tables."""
 
 import json
 
@@ -14,7 +14,7 @@ from fcvit_mm.apis.predict import run as run_module
 from fcvit_mm.errors import LibraryError
 
 
-def test_classes_are_those_of_the_library(model_of, tmp_path):
+def test_classes_agree_with_mmpretrain(model_of, tmp_path):
     from mmpretrain import ImageClassificationInferencer
 
     config, checkpoint, images = model_of('classification')
@@ -29,7 +29,7 @@ def test_classes_are_those_of_the_library(model_of, tmp_path):
     assert sum(float(row['probability']) for row in rows[:5]) == pytest.approx(1, abs=1e-5)
 
 
-def test_boxes_and_masks_are_those_of_the_library(model_of, tmp_path):
+def test_boxes_and_masks_agree_with_mmdet(model_of, tmp_path):
     from mmdet.apis import DetInferencer
     from pycocotools import mask as coder
     from pycocotools.coco import COCO
@@ -56,7 +56,7 @@ def test_boxes_and_masks_are_those_of_the_library(model_of, tmp_path):
     assert compared
 
 
-def test_label_maps_are_those_of_the_library(model_of, tmp_path):
+def test_segmentation_maps_agree_with_mmseg(model_of, tmp_path):
     from mmseg.apis import MMSegInferencer
 
     config, checkpoint, images = model_of('segmentation')
@@ -74,14 +74,14 @@ def test_label_maps_are_those_of_the_library(model_of, tmp_path):
 
 
 def predict_ground_truth(model_of, monkeypatch):
-    """Let the predictor give the ground truth of the data set's annotations, as mmdet's structures."""
+    """Replace the predictions by the ground truth of the annotation file."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
     from pycocotools.coco import COCO
 
     path = next(iter(model_of('detection')[2].parent.glob('annotations/instances_val*.json')))
     coco = COCO(str(path))
-    # The model's order of classes is that of its config, not of the file.
+    # The order of the classes is that of the config, not of the file.
     labels = {number: index for index, number in enumerate(sorted(coco.cats))}
     names = {image['file_name']: number for number, image in coco.imgs.items()}
 
@@ -105,7 +105,7 @@ def predict_ground_truth(model_of, monkeypatch):
     return path, coco
 
 
-def test_the_ground_truth_scores_perfectly_against_annotations(model_of, tmp_path, monkeypatch):
+def test_ground_truth_as_predictions_has_perfect_scores(model_of, tmp_path, monkeypatch):
     from mmdet.datasets import CocoDataset
     from pycocotools.cocoeval import COCOeval
 
@@ -127,7 +127,7 @@ def test_the_ground_truth_scores_perfectly_against_annotations(model_of, tmp_pat
         evaluation.accumulate()
         evaluation.summarize()
         assert evaluation.stats[0] == 1
-    # The data set trains: its outlines cover what the masks do.
+    # The predictions can be used as a training set: its polygons cover the same pixels as the masks.
     dataset = CocoDataset(
         ann_file=str(tmp_path / 'out' / 'annotations.json'),
         metainfo=dict(classes=tuple(category['name'] for category in content['categories'])),
@@ -142,7 +142,7 @@ def test_the_ground_truth_scores_perfectly_against_annotations(model_of, tmp_pat
         assert (found == expected).all()
 
 
-def test_what_does_not_decode_is_reported(model_of, tmp_path, shards_of_two):
+def test_corrupt_images_are_skipped_and_listed(model_of, tmp_path, shards_of_two):
     model = model_of('segmentation')
     folder = tmp_path / 'in'
     (folder / 'below').mkdir(parents=True)
@@ -170,7 +170,7 @@ def test_what_does_not_decode_is_reported(model_of, tmp_path, shards_of_two):
     assert not again.written and again.skipped == 2
 
 
-def test_an_image_whose_tiles_cannot_be_prepared_is_skipped(mixed, tmp_path):
+def test_image_whose_tiles_cannot_be_prepared_is_skipped(mixed, tmp_path):
     pytest.importorskip('sahi')
     model = mixed('segmentation')
     cv2.imwrite(str(model[2] / 'thin.png'), np.zeros((1, 600, 3), np.uint8))
@@ -183,7 +183,7 @@ def test_an_image_whose_tiles_cannot_be_prepared_is_skipped(mixed, tmp_path):
     ]
 
 
-def test_a_failure_names_the_image(model_of, tmp_path, monkeypatch):
+def test_errors_name_the_image(model_of, tmp_path, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError('no luck')
 
@@ -200,14 +200,14 @@ def test_a_failure_names_the_image(model_of, tmp_path, monkeypatch):
         predict_to(model, tmp_path / 'batch', batch_size=4)
 
 
-def test_an_image_of_one_pixel_is_drawn(model_of, tmp_path):
+def test_predictions_are_drawn_on_an_image_of_one_pixel(model_of, tmp_path):
     model = model_of('segmentation')
     cv2.imwrite(str(tmp_path / 'one.png'), np.zeros((1, 1, 3), np.uint8))
     predict_to(model, tmp_path / 'out', [str(tmp_path / 'one.png')], draw=True)
     assert cv2.imread(str(tmp_path / 'out' / 'drawn' / 'one.png')).shape == (1, 1, 3)
 
 
-def test_frames_of_a_video(model_of, tmp_path):
+def test_frames_of_a_video_are_predicted(model_of, tmp_path):
     model = model_of('classification')
     writer = cv2.VideoWriter(str(tmp_path / 'clip.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 10, (64, 64))
     for number in range(5):
@@ -223,7 +223,7 @@ def test_frames_of_a_video(model_of, tmp_path):
     assert cv2.imread(str(drawn[4]))[-20:].mean() > 100 > cv2.imread(str(drawn[1]))[-20:].mean()
 
 
-def test_parquet(model_of, tmp_path):
+def test_predictions_are_written_as_parquet(model_of, tmp_path):
     pytest.importorskip('pyarrow')
     from pyarrow import parquet
 

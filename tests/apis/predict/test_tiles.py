@@ -1,4 +1,4 @@
-"""Tiles cover an image, and what is found in them stands where it is in the image."""
+"""Tiles cover an image, and their predictions are merged at their positions in the image."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from fcvit_mm.apis.predict.tiles import merge, stitch, tile_boxes
 
 
 @pytest.mark.parametrize('size, overlap', [((100, 70), 0.2), ((32, 300), 0.5), ((20, 20), 0.0), ((97, 131), 0.0)])
-def test_label_maps_are_put_together(size, overlap):
+def test_segmentation_maps_of_tiles_are_merged(size, overlap):
     pytest.importorskip('sahi')
     structures = pytest.importorskip('mmseg.structures')
     from mmengine.structures import PixelData
@@ -24,7 +24,7 @@ def test_label_maps_are_put_together(size, overlap):
     assert (result.pred_sem_seg.data == whole).all() and result.ori_shape == size
 
 
-def test_what_two_tiles_find_counts_once():
+def test_object_in_two_tiles_is_detected_once():
     pytest.importorskip('sahi')
     structures = pytest.importorskip('mmdet.structures')
     from mmengine.structures import InstanceData
@@ -44,7 +44,7 @@ def test_what_two_tiles_find_counts_once():
         )
         return structures.DetDataSample(pred_instances=instances)
 
-    # The same object on the right of one tile and the left of the next, which begins at 16; and one of each alone.
+    # One object in both tiles (the second begins at x=16), and one object in each tile only.
     samples = [
         sample([(18, 4, 30, 14), (1, 1, 9, 9)], [0.7, 0.6]),
         sample([(2, 4, 14, 14), (20, 20, 30, 30)], [0.9, 0.5]),

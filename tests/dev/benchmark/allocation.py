@@ -1,4 +1,4 @@
-"""A call of known peak memory, for a process of its own, which finds this module by name."""
+"""A function with a known peak memory. It runs in another process, which imports this module."""
 
 import torch
 from measure import peak_growth

@@ -1,4 +1,4 @@
-"""Modules of dev/benchmark, imported as its commands do, and what a run wrote."""
+"""Modules of dev/benchmark, imported as its commands do, and the results of a run."""
 
 import importlib
 import json
@@ -12,16 +12,16 @@ FILES = ['plot.png', 'results.json', 'table.md']
 
 @pytest.fixture
 def load(monkeypatch):
-    """Name -> module of dev/benchmark."""
+    """Return a function that imports a module of dev/benchmark."""
     monkeypatch.syspath_prepend(str(ROOT / 'dev' / 'benchmark'))
     yield importlib.import_module
     if 'torch._inductor.config' in sys.modules:
-        sys.modules['torch._inductor.config'].freezing = False  # commands set it for their process
+        sys.modules['torch._inductor.config'].freezing = False  # commands set it for the complete process
 
 
 @pytest.fixture
 def results():
-    """Folder -> what a run wrote there."""
+    """Return a function that reads the results that a run wrote to a folder."""
 
     def read(folder):
         assert sorted(path.name for path in folder.iterdir() if path.name != 'profile.txt') == FILES

@@ -1,11 +1,11 @@
-"""What the machine can do at most."""
+"""The measured maximum throughput and bandwidth of the machine."""
 
 import torch
 
 
 def test_ceilings_are_the_best_of_several_shapes(load, monkeypatch):
     ceilings = load('ceilings')
-    seconds = iter([2.0, 1.0, 4.0])  # of the copy, then of one product in each of two shapes
+    seconds = iter([2.0, 1.0, 4.0])  # for the copy, then for a product in each of two shapes
     monkeypatch.setattr(ceilings, 'best', lambda call, device, times=5: next(seconds))
     products = [('small', 8, None), ('large', 64, None)]
     monkeypatch.setattr(ceilings, '_products', lambda device, dtype: iter(products))
@@ -14,7 +14,7 @@ def test_ceilings_are_the_best_of_several_shapes(load, monkeypatch):
     assert found.bandwidth == 2 * 256 * 2**20 / 4
 
 
-def test_a_cpu_without_a_dtype_has_the_ceiling_of_float32_in_it(load, monkeypatch):
+def test_ceiling_of_a_dtype_that_the_cpu_lacks_is_that_of_float32(load, monkeypatch):
     ceilings = load('ceilings')
     used = []
     monkeypatch.setattr(ceilings, 'best', lambda call, device, times=5: 1.0)

@@ -1,4 +1,4 @@
-"""What cannot be measured is refused, before anything is written."""
+"""Invalid arguments and output paths are refused before anything is measured or written."""
 
 import subprocess
 from pathlib import Path
@@ -30,7 +30,7 @@ BENCHMARK = ROOT / 'dev' / 'benchmark'
         (['--networks', 'resnet50', '--device', 'cuda:99'], 'sees [0-9]+ CUDA devices: use'),
     ],
 )
-def test_what_cannot_be_measured_is_refused(load, tmp_path, arguments, message):
+def test_invalid_arguments_are_refused(load, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         load('speed').main([*arguments, '--out', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()
@@ -49,7 +49,7 @@ def test_what_cannot_be_measured_is_refused(load, tmp_path, arguments, message):
         ('model_gpu', ['--networks', 'fcvit_tiny'], '.', 'Is a directory'),
     ],
 )
-def test_what_cannot_be_written_is_found_first(load, tmp_path, monkeypatch, name, given, out, reason):
+def test_output_path_is_checked_first(load, tmp_path, monkeypatch, name, given, out, reason):
     monkeypatch.chdir(tmp_path)
     Path('file').write_text('')
     monkeypatch.setattr('sys.argv', [name, *given, '--out', out])
@@ -59,8 +59,8 @@ def test_what_cannot_be_written_is_found_first(load, tmp_path, monkeypatch, name
 
 
 @pytest.mark.parametrize('script', ['cpu.sh', 'gpu.sh'])
-def test_recipes_name_what_there_is(load, tmp_path, script):
-    """A stand-in for Python that prints its arguments shows the commands; they must parse."""
+def test_scripts_contain_valid_commands(load, tmp_path, script):
+    """Python is replaced by a script that prints its arguments, and the printed commands are parsed."""
     stand_in = tmp_path / 'python'
     stand_in.write_text('#!/bin/sh\necho "$@"\n')
     stand_in.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The Triton kernels compile for a GPU that is not there."""
+"""The Triton kernels can be compiled for a GPU on a machine without one."""
 
 import pytest
 from harness import run_tool
@@ -8,7 +8,7 @@ from fcvit_mm.ops import triton
 pytestmark = pytest.mark.skipif(not triton.available(), reason='needs Triton 3.3 and torch 2.5')
 
 
-def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path):
+def test_kernels_compile_without_a_gpu(tmp_path):
     arguments = ['--channels', '320', '--kernel-sizes', '3', '--dtypes', 'bfloat16', '--capabilities', '80']
     env = dict(TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path))
     done = run_tool('benchmark/compile_kernels.py', *arguments, env=env)

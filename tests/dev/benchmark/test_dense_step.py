@@ -12,7 +12,7 @@ pytest.importorskip('matplotlib')
 @pytest.mark.parametrize(
     'task, config', [('detection', 'mask_rcnn_fcvit_tiny_coco'), ('segmentation', 'upernet_fcvit_tiny_ade20k')]
 )
-def test_steps_of_detectors_and_segmentors(load, results, tmp_path, task, config):
+def test_training_steps_are_timed(load, results, tmp_path, task, config):
     pytest.importorskip(LIBRARIES[task])
     options = {
         'detection': ['model.train_cfg.rpn_proposal.max_per_img=20', 'model.train_cfg.rcnn.sampler.num=16'],
@@ -34,7 +34,7 @@ def test_steps_of_detectors_and_segmentors(load, results, tmp_path, task, config
     assert np.isfinite(found['rows'][1]['times_faster_than']['reference']['median_of_ratios'])
 
 
-def test_a_step_of_a_classifier_is_another_commands(load, tmp_path):
+def test_classifiers_are_refused(load, tmp_path):
     pytest.importorskip('mmpretrain')
     with pytest.raises(UserError, match='expected a detector or segmentor: time classifiers with speed.py'):
         load('dense_step').main(

@@ -1,4 +1,4 @@
-"""What a pass launches on a GPU, without one."""
+"""The kernels that a pass would launch on a GPU, recorded on a machine without one."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ BLOCKS = 5
 
 @pytest.fixture
 def record(load):
-    """A function that returns the launches of a small FCViT's pass over 2 images of 64x96."""
+    """Return a function that records the kernels of a pass of a small FCViT over 2 images of 64x96."""
 
     def launches(backward=False, layout=torch.channels_last):
         with torch.device('meta'):
@@ -31,8 +31,8 @@ def copied_maps(launches):
 
 
 @pytest.mark.parametrize('backward', [False, True])
-def test_blocks_change_no_layout(record, backward):
-    """Neither forward nor backward; the embedding of images, and outputs in the images' layout, are copies."""
+def test_blocks_do_not_change_the_memory_layout(record, backward):
+    """Neither forward nor backward. With NCHW images, only the input of the stem and the outputs are copied."""
     assert copied_maps(record(backward)) == []
     outputs = [(2, channels, 16 >> stage, 24 >> stage) for stage, channels in enumerate(CHANNELS)]
     assert copied_maps(record(backward, torch.contiguous_format)) == [(2, 3, 64, 96), *outputs]
@@ -40,7 +40,7 @@ def test_blocks_change_no_layout(record, backward):
 
 def test_kernels_of_a_block(record):
     counts = Counter(each.name for each in record() if each.kernel is not None)
-    norms = 2 * BLOCKS + len(CHANNELS)  # and one for each output
+    norms = 2 * BLOCKS + len(CHANNELS)  # plus one for each output
     assert counts == {
         'group_norm.statistics': norms,
         'group_norm.normalize': norms,
@@ -51,18 +51,18 @@ def test_kernels_of_a_block(record):
     }
 
 
-def test_bytes_and_multiply_adds_are_those_of_the_shapes(record):
+def test_bytes_and_multiply_adds_follow_from_the_shapes(record):
     launches = record()
     values = 2 * CHANNELS[0] * 16 * 24
     large = next(each for each in launches if each.constants.get('KERNEL') == 11)
     assert large.shape == (2, CHANNELS[0], 16, 24)
-    assert large.bytes == 2 * (2 * values + CHANNELS[0] * (11 * 11 + 1))  # map read and written, taps, bias
+    assert large.bytes == 2 * (2 * values + CHANNELS[0] * (11 * 11 + 1))  # the map is read and written; weights, bias
     expand = next(each for each in launches if each.name == 'addmm' and each.shape == (2 * 16 * 24, 4 * CHANNELS[0]))
     assert expand.multiply_adds == 4 * CHANNELS[0] * values
     assert expand.bytes == 2 * (5 * values + 4 * CHANNELS[0] * (CHANNELS[0] + 1))
 
 
-def test_nothing_of_the_pretence_stays(record):
+def test_recording_leaves_no_changes(record):
     record()
     assert not torch.empty(1, device='meta').is_cuda
     assert not triton.applies(torch.empty(1, 1, 1, 1, device='meta'))

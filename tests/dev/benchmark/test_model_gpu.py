@@ -1,4 +1,4 @@
-"""The least time of a pass on a GPU, without one."""
+"""The estimated minimum time of a pass on a GPU, on a machine without one."""
 
 import pytest
 from harness import run_tool
@@ -15,7 +15,7 @@ def module(load):
 
 @pytest.fixture
 def kernel(module):
-    """A function that returns a launch of a kernel of a name over 2x64x20x10, 100 programs of 4 warps."""
+    """Return a function that makes a launch of a kernel on a 2x64x20x10 map with 100 programs of 4 warps."""
 
     def launch(name, **constants):
         function = type('Kernel', (), {'__name__': name})()
@@ -29,12 +29,12 @@ def kernel(module):
 GPU = dict(capability=90, processors=10, clock=1e9, bandwidth=1e12, multiply_adds=1e12)
 
 
-def test_the_largest_of_three_limits(module, kernel):
+def test_time_is_the_largest_of_three_limits(module, kernel):
     gpu, norm = module.Gpu(**GPU), kernel('normalize_kernel', CHANNELS=64, POSITIONS=4)
     small, large = module.Resources(32, 0, 0, 40, 0), module.Resources(32, 0, 0, 4000, 0)
     of_memory, of_issue = module.bound(norm, gpu, small), module.bound(norm, gpu, large)
     assert (of_memory.limit, of_memory.seconds) == ('memory', pytest.approx(3e-6))
-    # 4000 instructions of 400 warps, 40 of them at a time.
+    # 4000 instructions in each of 400 warps, 40 warps at a time.
     assert (of_issue.limit, of_issue.seconds) == ('issue', pytest.approx(4000 * 400 / 40 / 1e9))
     assert of_issue.instructions == pytest.approx(4000 * 400 * 32 / (2 * 64 * 20 * 10))
     product = module.Launch('addmm', (8, 8), 100, multiply_adds=5_000_000)
@@ -44,16 +44,16 @@ def test_the_largest_of_three_limits(module, kernel):
 @pytest.mark.parametrize(
     'name, constants, rounds',
     [
-        # 10 programs for each group of taps, of which there are 4, would do for 25600 values in 64 each.
+        # 10 programs for each of the 4 groups of taps, each with its share of 25600 values, 64 at a time.
         ('depthwise_grad_weight_kernel', dict(KERNEL=11, TAP_ROWS=3, COLS=2, POSITIONS=1, BLOCK_C=32), 16),
-        # Rows 0 to 4 and 15 to 19 reach 6 to 10 rows of the map, the others 11.
+        # The kernel covers 6 to 10 rows of the map for rows 0 to 4 and 15 to 19, and 11 for the others.
         ('depthwise_kernel', dict(KERNEL=11, ROWS=1, COLS=2, POSITIONS=1, BLOCK_C=32), 9.5),
         ('similarity_kernel', dict(NUM_HEADS=8, HEAD_DIM=8, POSITIONS=1), 4),
         ('add_scaled_grad_kernel', dict(CHANNELS=64, BLOCK_C=64, ROWS=2), 2),
         ('statistics_kernel', dict(CHANNELS=64, BLOCK_C=64, POSITIONS=64), 1),
     ],
 )
-def test_loops_run_as_often_as_the_map_asks(module, kernel, name, constants, rounds):
+def test_number_of_loop_iterations_of_kernels(module, kernel, name, constants, rounds):
     launch = kernel(name, **constants)
     assert module.rounds_of_loop(launch) == pytest.approx(rounds)
     resources = module.Resources(32, 0, 0, 100, 60)
@@ -61,7 +61,7 @@ def test_loops_run_as_often_as_the_map_asks(module, kernel, name, constants, rou
     assert seconds == pytest.approx((40 + 60 * rounds) * 400 / 40 / 1e9)
 
 
-def test_the_table(module, monkeypatch, tmp_path, capsys):
+def test_table_of_kernels(module, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module, 'compile_for', lambda *_: module.Resources(64, 0, 512, 1000, 0))
     options = ['model_gpu.py', '--networks', 'fcvit_tiny', '--batch', '2', '--size', '64x96', '--gpu', 'a100']
     for more in ([], ['--train', '--out', str(tmp_path / 'table.md')]):
@@ -82,6 +82,6 @@ def test_the_table(module, monkeypatch, tmp_path, capsys):
         ('--size', 'large', '--size is large, expected a height and a width in pixels'),
     ],
 )
-def test_bad_arguments(option, value, message):
+def test_invalid_arguments_are_refused(option, value, message):
     done = run_tool('benchmark/model_gpu.py', option, value, check=False)
     assert done.returncode != 0 and message in done.stdout

@@ -1,4 +1,4 @@
-"""Rows, table and plot of a run."""
+"""Results, table and plot of a run."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from fcvit_mm.files import WriteError
 pytest.importorskip('matplotlib')
 
 
-def test_rows_are_summarized_per_image_and_against_the_ceilings(load):
+def test_rows_contain_time_per_image_share_of_the_ceiling_and_ratios(load):
     rows = [
         dict(label='reference', times=[0.4, 0.4], multiply_adds=1e9, matrix_ceiling=4e10),
         dict(label='ours', times=[0.1, 0.3]),
@@ -22,7 +22,7 @@ def test_rows_are_summarized_per_image_and_against_the_ceilings(load):
     assert faster['median_of_ratios'] == pytest.approx((4 + 4 / 3) / 2)
 
 
-def test_report_is_written_completely_or_not_at_all(load, tmp_path, monkeypatch):
+def test_report_is_written_atomically(load, tmp_path, monkeypatch):
     report = load('report')
     row = dict(label='ours', kind='ours', dtype='float32', params=1, times=[0.1, 0.2])
     report.summarize([row], batch=1, baselines=['ours'])

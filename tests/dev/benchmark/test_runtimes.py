@@ -1,4 +1,4 @@
-"""Exported files beside PyTorch, in turn."""
+"""Exported files and PyTorch are timed in turn."""
 
 import json
 
@@ -7,7 +7,7 @@ from harness import LIBRARIES, ROOT
 
 from fcvit_mm.errors import UserError
 
-#: Networks of a block a stage: tracing takes a second.
+#: Networks with one block per stage, whose tracing takes a second.
 SMALL = """
 _base_ = {base!r}
 model = dict(
@@ -42,6 +42,6 @@ def test_files_are_written_once_and_timed(load, capsys, tmp_path, task, base):
     assert (found['detections'] is not None) == (task == 'detection')
 
 
-def test_what_cannot_be_timed(load, tmp_path):
+def test_invalid_rounds_are_refused(load, tmp_path):
     with pytest.raises(UserError, match='--rounds is 0, expected at least 1'):
         load('runtimes').main(['a.py', '--files', str(tmp_path), '--rounds', '0'])

@@ -1,4 +1,4 @@
-"""Networks timed over sizes and batches."""
+"""Networks are timed at several image and batch sizes."""
 
 import pytest
 
@@ -8,7 +8,7 @@ pytest.importorskip('timm')
 pytest.importorskip('matplotlib')
 
 
-def test_times_each_point_once_and_draws(load, results, tmp_path, capsys):
+def test_each_size_is_timed_and_plotted(load, results, tmp_path, capsys):
     load('sizes').main(
         ['--networks', 'fcvit_tiny', 'fcvit_tiny_reference_best', '--sizes', '64', '32', '--batches', '1', '2']
         + ['--rounds', '4', '--warmup', '0', '--threads', '1', '--trial-pixels', '2048', '--out', str(tmp_path)]
@@ -29,7 +29,7 @@ def test_times_each_point_once_and_draws(load, results, tmp_path, capsys):
     assert table in capsys.readouterr().out
 
 
-def test_the_table_gives_milliseconds_of_an_image_and_ratios(load):
+def test_table_has_milliseconds_per_image_and_ratios(load):
     points = [dict(size=224, batch=2, times=dict(ours=[0.02, 0.02, 0.5], peer=[0.03, 0.03, 0.03]))]
     assert '| 224 | 2 | 10.0 | 15.0; 1.50 |' in load('sizes').format_table(['ours', 'peer'], points)
 

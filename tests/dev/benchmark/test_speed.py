@@ -1,4 +1,4 @@
-"""Networks timed side by side: what the command writes."""
+"""Networks are timed in turn, and the results are written."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytest.importorskip('matplotlib')
 SMALL = ['--size', '32', '--batch', '2', '--rounds', '2', '--warmup', '1', '--threads', '1']
 
 
-def test_command_times_ours_beside_the_reference(results, tmp_path):
+def test_times_a_network_and_its_reference(results, tmp_path):
     names = ['fcvit_tiny_reference', 'fcvit_tiny_as_built']
     done = run_tool('benchmark/speed.py', '--networks', *names, *SMALL, '--no-memory', '--out', tmp_path / 'out')
     found = results(tmp_path / 'out')
@@ -29,7 +29,7 @@ def test_command_times_ours_beside_the_reference(results, tmp_path):
     assert reference['times_faster_than']['fcvit_tiny_reference']['median_of_ratios'] == 1
 
 
-def test_peers_dtypes_of_their_own_and_the_profile(load, results, tmp_path, capsys):
+def test_times_other_networks_with_dtypes_and_a_profile(load, results, tmp_path, capsys):
     load('speed').main(
         [
             '--networks',
@@ -55,7 +55,7 @@ def test_peers_dtypes_of_their_own_and_the_profile(load, results, tmp_path, caps
     assert 'aten::' in (tmp_path / 'profile.txt').read_text()
 
 
-def test_training_steps_on_all_stages(load, results, tmp_path):
+def test_times_training_steps_with_all_stages(load, results, tmp_path):
     load('speed').main(
         [
             '--networks',
@@ -79,7 +79,7 @@ def test_training_steps_on_all_stages(load, results, tmp_path):
     assert 'traffic' not in found['rows'][0]
 
 
-def test_a_dtype_that_the_device_lacks_is_named(load, tmp_path, monkeypatch):
+def test_unsupported_dtype_is_reported(load, tmp_path, monkeypatch):
     speed = load('speed')
 
     def prepare(*args):

@@ -1,4 +1,4 @@
-"""Operations one by one: what needs no GPU of it."""
+"""Timing of single operations: the parts of the command that need no GPU."""
 
 import argparse
 
@@ -13,12 +13,12 @@ def command(load):
     return load('time_kernels')
 
 
-def test_says_that_it_needs_a_gpu(command, tmp_path):
+def test_missing_gpu_is_reported(command, tmp_path):
     with pytest.raises(UserError, match='--device is cpu, expected a GPU'):
         command.main(['--out', str(tmp_path)])
 
 
-def test_compares_what_the_network_runs_with_its_reference(command):
+def test_operations_of_the_network_are_compared_with_their_references(command):
     options = dict(network='fcvit_tiny', batch=2, size=32, device='cpu', dtype='float32')
     cases = list(command.cases(argparse.Namespace(**options)))
     assert len(cases) == 4 * 7
@@ -27,7 +27,7 @@ def test_compares_what_the_network_runs_with_its_reference(command):
     assert not command.error(broken) < 1e-5
 
 
-def test_the_table_holds_times_against_the_memory(command):
+def test_table_has_times_and_shares_of_the_bandwidth(command):
     row = dict(op='group_norm', kernel='', shape=[2, 8, 4, 4], implementation='triton', bytes=3000, error=1e-7)
     text = command.table([dict(row, ours=2e-6, channels_last=8e-6, NCHW=5e-6)], bandwidth=3e9)
     assert '| group_norm (triton) | 2x8x4x4 | 2.0 | 50% | 8.0 | 5.0 | 2.50 | 1.0e-07 |' in text

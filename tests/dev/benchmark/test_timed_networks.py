@@ -1,4 +1,4 @@
-"""The networks that can be timed, and the ways in which they are run."""
+"""The networks that can be timed, and the ways to run them."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from fcvit_mm.ops import use_ops
 pytest.importorskip('timm')
 
 
-def test_every_variant_has_every_way(load):
+def test_every_variant_can_be_run_in_every_way(load):
     known = load('timed_networks').choices()
     for name in VARIANTS:
         assert known[name][1].optimized and known[f'{name}_reference'][1].layout == 'NCHW'
@@ -26,7 +26,7 @@ def test_every_variant_has_every_way(load):
 
 
 @pytest.mark.parametrize('name', {variant.network: name for name, variant in reversed(VARIANTS.items())}.values())
-def test_every_network_scores_classes_and_gives_four_maps(load, name):
+def test_every_network_returns_class_scores_or_four_maps(load, name):
     networks = load('timed_networks')
     task = networks.Task('inference', 'meta', 1, (64, 64), False, 1)
     with uninitialized():
@@ -37,7 +37,7 @@ def test_every_network_scores_classes_and_gives_four_maps(load, name):
 
 
 @pytest.mark.parametrize('features', [False, True])
-def test_ways_are_the_same_network(load, features):
+def test_all_ways_give_the_same_outputs(load, features):
     networks = load('timed_networks')
     task = networks.Task('inference', 'cpu', 2, (32, 48), features, 1)
     images = torch.rand(2, 3, 32, 48)
@@ -53,7 +53,7 @@ def test_ways_are_the_same_network(load, features):
 
 
 def test_compiled_networks_have_constant_weights_in_inference(load):
-    """As in ``torch.compile`` with freezing: a weight that changes later is not seen."""
+    """As with ``torch.compile`` and freezing, later changes of weights have no effect."""
     load('timed_networks').let_compile_all(freeze=True)
     torch._dynamo.reset()
     layer, x = torch.nn.Linear(3, 2).eval(), torch.ones(1, 3)
@@ -64,8 +64,8 @@ def test_compiled_networks_have_constant_weights_in_inference(load):
         torch.testing.assert_close(compiled(x), before)
 
 
-def test_reference_runs_in_the_layout_it_is_given(load):
-    """The backbone would change it on a CPU."""
+def test_reference_keeps_the_given_memory_layout(load):
+    """By default, the backbone changes the layout on a CPU."""
     networks = load('timed_networks')
     task = networks.Task('inference', 'cpu', 1, (32, 32), True, 1)
     seen = []
@@ -78,7 +78,7 @@ def test_reference_runs_in_the_layout_it_is_given(load):
 
 
 @pytest.mark.parametrize('name', ['convnext_tiny', 'swin_tiny_patch4_window7_224', 'poolformer_s24', 'resnet50'])
-def test_peers_give_maps_of_any_size(load, name):
+def test_other_networks_return_maps_for_any_size(load, name):
     networks = load('timed_networks')
     task = networks.Task('inference', 'meta', 1, (64, 96), True, 1)
     with uninitialized():
@@ -88,7 +88,7 @@ def test_peers_give_maps_of_any_size(load, name):
     assert [x.shape[1:3] if channels_last else x.shape[2:] for x in maps[-4:]] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
-def test_without_the_inference_path_the_error_names_another_way(load, monkeypatch):
+def test_missing_optimize_for_inference_is_reported(load, monkeypatch):
     networks = load('timed_networks')
     monkeypatch.delattr(fcvit_mm, 'optimize_for_inference', raising=False)
     task = networks.Task('inference', 'cpu', 1, (32, 32), False, 1)
@@ -97,8 +97,8 @@ def test_without_the_inference_path_the_error_names_another_way(load, monkeypatc
 
 
 @pytest.mark.parametrize('mode, norms', [('inference', 0), ('train', 53)])
-def test_peers_infer_with_their_batch_norms_in_their_convolutions(load, mode, norms):
-    """As ours do; in training there is nothing to fold."""
+def test_batch_norms_of_other_networks_are_fused_for_inference(load, mode, norms):
+    """As for the networks of this package; in training they are not fused."""
     networks = load('timed_networks')
     task = networks.Task(mode, 'cpu', 1, (64, 64), False, 1)
     peer = networks.build('resnet50', networks.choices()['resnet50'][1], task)

@@ -1,4 +1,4 @@
-"""The pipelines that are compared, and what counts as a difference."""
+"""Comparison of training pipelines: their transforms, their distributions and their outputs."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def command(load):
     return load('training_data')
 
 
-def test_the_librarys_transforms_take_the_place_of_the_faster_ones(command):
+def test_faster_transforms_are_replaced_by_those_of_mmpretrain(command):
     found = command.stock_pipeline(
         [
             dict(type='LoadImageFromFile'),
@@ -44,13 +44,13 @@ def test_the_librarys_transforms_take_the_place_of_the_faster_ones(command):
     assert single == [dict(type='RandomResizedCrop', scale=8, backend='pillow', interpolation='bicubic')]
 
 
-def test_distances_of_distributions(command):
+def test_distance_of_distributions(command):
     one = np.arange(1000) / 1000
     assert command.distance(one, one) == 0 and command.distance(one, one + 2) == 1
     assert command.distance(one, one + 0.1) == pytest.approx(0.1, abs=2e-3)
 
 
-def test_differences_beyond_chance_are_found(command):
+def test_significant_differences_are_found(command):
     draw = np.random.RandomState(0)
     same = dict(area=draw.rand(4000), flips=draw.rand(4000), **{'flip happens': draw.rand(4000) < 0.5})
     like = dict(area=draw.rand(4000), flips=draw.rand(4000), **{'flip happens': draw.rand(4000) < 0.5})
@@ -60,12 +60,12 @@ def test_differences_beyond_chance_are_found(command):
     assert found == {'area': True, 'flips': False, 'flip happens': True}
     del other['flips']
     assert {row[0]: row[-2] > row[-1] for row in command.compare(same, other)}['flips']
-    # Of a few draws nothing follows.
+    # A few samples are not significant.
     few = [dict(area=np.zeros(20)), dict(area=np.ones(20))]
     assert not any(difference > allowed for *_, difference, allowed in command.compare(*few))
 
 
-def test_a_config_is_compared(command, shapes, capsys):
+def test_pipelines_of_a_config_are_compared(command, shapes, capsys):
     folder = shapes('classification') / 'train'
     command.main([str(CONFIG), str(folder), '--samples', '20', '--rounds', '1', '--batch', '2'])
     printed = capsys.readouterr().out
@@ -74,13 +74,13 @@ def test_a_config_is_compared(command, shapes, capsys):
     assert '| RandomErasing happens | 20 |' in printed and '| flip happens | 20 |' in printed
 
 
-def test_a_folder_without_images_is_named(command, tmp_path):
+def test_folder_without_images_is_refused(command, tmp_path):
     with pytest.raises(UserError, match=f'no images below {tmp_path}'):
         command.main([str(CONFIG), str(tmp_path)])
 
 
 def write_kinds(folder):
-    """Write images of the kinds that data sets hold; return their paths by name."""
+    """Write images in different formats, and return their paths by name."""
     draw = np.random.RandomState(0)
     colors = Image.fromarray(draw.randint(0, 256, (9, 12, 3)).astype(np.uint8)).resize((320, 240), Image.BICUBIC)
     turned = Image.Exif()
@@ -102,7 +102,7 @@ def write_kinds(folder):
     return {path.name: str(path) for path in sorted(folder.iterdir())}
 
 
-def test_files_of_any_kind_give_what_the_librarys_transforms_give(command, tmp_path):
+def test_pipelines_agree_for_all_kinds_of_images(command, tmp_path):
     ours = [dict(step) for step in Config.fromfile(CONFIG).train_dataloader.dataset.pipeline]
     stock = command.stock_pipeline(ours)
     assert {step['type'] for step in ours} - {step['type'] for step in stock} == {
@@ -113,5 +113,5 @@ def test_files_of_any_kind_give_what_the_librarys_transforms_give(command, tmp_p
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         for name, path in write_kinds(tmp_path).items():
             found = command.same_seed(ours, stock, [path], 6)
-            # Operations such as solarizing magnify what was rounded.
+            # Operations such as solarizing amplify rounding differences.
             assert found['differ'] < 0.05 and found['mean'] < 0.1, f'{name}: {found}'

@@ -1,4 +1,4 @@
-"""Predictions of whole models, part by part."""
+"""Times of complete models and of their components."""
 
 import json
 
@@ -17,7 +17,7 @@ from fcvit_mm.errors import UserError
         ('segmentation', 'upernet_fcvit_tiny_shapes', 'head'),
     ],
 )
-def test_parts_of_detectors_and_segmentors(load, capsys, tmp_path, task, config, part):
+def test_components_of_detectors_and_segmentors_are_timed(load, capsys, tmp_path, task, config, part):
     pytest.importorskip(LIBRARIES[task])
     out = tmp_path / 'times.json'
     path = ROOT / 'configs' / task / f'{config}.py'
@@ -31,7 +31,7 @@ def test_parts_of_detectors_and_segmentors(load, capsys, tmp_path, task, config,
     assert capsys.readouterr().out.splitlines()[-1].startswith(f'| {config}, optimized |')
 
 
-def test_scores_before_the_sigmoid_are_spread_as_wanted(load):
+def test_logits_get_the_given_mean_and_deviation(load):
     module = load('whole_models')
     torch.manual_seed(0)
     model, images = torch.nn.Sequential(), torch.randn(1, 3, 40, 40)
@@ -42,14 +42,14 @@ def test_scores_before_the_sigmoid_are_spread_as_wanted(load):
     assert model(images).mean().item() == pytest.approx(mean, abs=0.1)
 
 
-def test_a_classifier_is_another_commands(load, tmp_path):
+def test_classifiers_are_refused(load, tmp_path):
     pytest.importorskip('mmpretrain')
     path = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
     with pytest.raises(UserError, match='is for classification, expected a detector or segmentor'):
         load('whole_models').main([str(path), '--out', str(tmp_path / 'a.json')])
 
 
-def test_networks_are_compiled_and_post_processing_is_not(load, monkeypatch):
+def test_networks_are_compiled_but_not_postprocessing(load, monkeypatch):
     pytest.importorskip('mmdet')
     from fcvit_mm.engine.config import load_config
 

@@ -24,7 +24,7 @@ sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
 import small_run
 
-class Group(small_run.Witness):
+class Group(small_run.RecordingHook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 5:
             os.killpg(0, signal.SIGTERM)
@@ -33,7 +33,7 @@ class Group(small_run.Witness):
         if runner.iter >= 5:
             os.kill(os.getpid(), signal.SIGTERM)  # again, as torchrun does
 
-small_run.Witness = Group
+small_run.RecordingHook = Group
 small_run.train(Path({work_dir!r}), by_epoch=True, workers=2)
 """
 
@@ -192,12 +192,12 @@ def test_complete_run_removes_the_interrupted_checkpoint(ended, tmp_path):
 def test_interrupted_checkpoint_that_is_a_folder_is_removed(tmp_path, monkeypatch):
     """FSDP and DeepSpeed write folders."""
 
-    class InLastValidation(small_run.Witness):
+    class InLastValidation(small_run.RecordingHook):
         def after_train(self, runner):
             (tmp_path / 'interrupted.pth').mkdir()
             (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'interrupted.pth'))
 
-    monkeypatch.setattr(small_run, 'Witness', InLastValidation)
+    monkeypatch.setattr(small_run, 'RecordingHook', InLastValidation)
     train(tmp_path, by_epoch=True)
     assert not (tmp_path / 'interrupted.pth').exists()
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
@@ -207,7 +207,7 @@ def test_forked_processes_end_at_sigterm(tmp_path, monkeypatch):
     """mmdet's VOCMetric ends the processes of its pool with SIGTERM and waits for them: training hung."""
     ended = []
 
-    class Forks(small_run.Witness):
+    class Forks(small_run.RecordingHook):
         def after_train_epoch(self, runner):
             process = multiprocessing.get_context('fork').Process(target=threading.Event().wait, args=(60,))
             process.start()
@@ -216,7 +216,7 @@ def test_forked_processes_end_at_sigterm(tmp_path, monkeypatch):
             ended.append(process.exitcode)
             process.kill()
 
-    monkeypatch.setattr(small_run, 'Witness', Forks)
+    monkeypatch.setattr(small_run, 'RecordingHook', Forks)
     train(tmp_path, by_epoch=True)
     assert ended == [-signal.SIGTERM] * 3
     assert not (tmp_path / 'interrupted.pth').exists()

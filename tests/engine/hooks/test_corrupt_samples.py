@@ -260,12 +260,13 @@ def test_wrapped_data_sets(dataset, wrap):
 
 
 def test_unsupported_data_sets_are_reported(dataset, monkeypatch):
-    said = []
-    monkeypatch.setattr('fcvit_mm.engine.hooks.corrupt_samples.print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.corrupt_samples.print_log', lambda text, **_: logged.append(text))
     apply_hook([1, 2, 3])
-    assert len(said) == 1 and said[0].startswith('train_dataloader.dataset: a corrupt file ends training, because list')
+    (text,) = logged
+    assert text.startswith('train_dataloader.dataset: a corrupt file ends training, because list')
     apply_hook(dataset(test_mode=True))
-    assert said[1:] == ['train_dataloader.dataset: a corrupt file ends training, because Images has test_mode=True']
+    assert logged[1:] == ['train_dataloader.dataset: a corrupt file ends training, because Images has test_mode=True']
 
 
 class Boxes(Images):

@@ -138,13 +138,13 @@ def test_resumes_from_folder_checkpoints(end, start, how, tmp_path):
 
 
 def test_random_seed_of_a_folder_checkpoint_is_reported_as_lost(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr('fcvit_mm.engine.run.print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr('fcvit_mm.engine.run.print_log', lambda text, **_: logged.append(text))
     change = dict(runner_type='FlexibleRunner', strategy=dict(type='FolderStrategy'), env_cfg={})
     for seed in (3, None):
         train(tmp_path / str(seed), True, change=change, seed=seed, end=6)
         train(tmp_path / str(seed), True, change=change, seed=seed, resume=True)
-    assert len(said) == 1 and 'Set randomness.seed to continue in the same order' in said[0]
+    assert len(logged) == 1 and 'Set randomness.seed to continue in the same order' in logged[0]
 
 
 def test_incomplete_folder_checkpoints_are_skipped(tmp_path):
@@ -198,8 +198,8 @@ def test_resumes_with_another_batch_size(by_epoch, how, tmp_path):
 
 
 def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: logged.append(text))
     cosine = dict(type='CosineAnnealingLR', by_epoch=True, T_max=3)
     train(tmp_path / 'a', True, change=dict(param_scheduler=[cosine]))
     longer = {'train_cfg.max_epochs': 6, 'param_scheduler': [dict(cosine, T_max=6)]}
@@ -207,20 +207,20 @@ def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
     _, expected = train(tmp_path / 'b', True, change=longer)
     rates = [[group['lr'] for group in each.optim_wrapper.param_groups] for each in (runner, expected)]
     assert rates[0] == rates[1]
-    assert any('CosineAnnealingLR.T_max 3 -> 6' in text for text in said)
-    assert any('training ends at epoch 6, previously at 3' in text for text in said)
+    assert any('CosineAnnealingLR.T_max 3 -> 6' in text for text in logged)
+    assert any('training ends at epoch 6, previously at 3' in text for text in logged)
 
 
 def test_message_names_the_learning_rate_of_a_longer_run(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: logged.append(text))
     # With settings for parts, MMEngine's wrapper has a group more, which no scaling changes.
     parts = {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=1.0)}
     scaled = {**parts, 'auto_scale_lr': dict(enable=True, base_batch_size=60)}
     train(tmp_path, True, change=scaled)
     saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)['optimizer']['param_groups']
     train(tmp_path, True, resume=True, change={**scaled, 'train_cfg.max_epochs': 4})
-    (text,) = [text for text in said if 'training ends at epoch 4, previously at 3' in text]
+    (text,) = [text for text in logged if 'training ends at epoch 4, previously at 3' in text]
     (rate,) = {group['lr'] for group in saved}
     assert rate == pytest.approx(0.1 * 3 / 60) and text.endswith('the learning rate continues at 0.005.')
 
@@ -272,8 +272,8 @@ def test_another_data_set_restarts_the_epoch(tmp_path, monkeypatch):
 @pytest.mark.parametrize('iteration, trained', [(4, 8), (7, 5)])
 def test_checkpoints_without_a_batch_size_resume(iteration, trained, tmp_path, monkeypatch):
     """For checkpoints of earlier versions and of MMEngine, the current batch size is assumed."""
-    said = []
-    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: logged.append(text))
     end = dict(end=4, how=KeyboardInterrupt) if iteration == 4 else dict(end=6, how='SIGTERM')
     train(tmp_path, True, **end)
     path = find_resume_point(str(tmp_path))
@@ -281,7 +281,7 @@ def test_checkpoints_without_a_batch_size_resume(iteration, trained, tmp_path, m
     assert checkpoint['meta'].pop('run')['pass'] == 1
     torch.save(checkpoint, path)
     seen, _ = train(tmp_path, True, resume=True)
-    assert len(seen) == trained and sum('does not contain its batch size' in text for text in said) == 1
+    assert len(seen) == trained and sum('does not contain its batch size' in text for text in logged) == 1
 
 
 @pytest.mark.parametrize('left, message', [((), 'of 0 of 2 parameters'), ((0,), 'of 1 of 2 parameters')])
@@ -297,14 +297,14 @@ def test_removed_optimizer_states_are_refused(left, message, tmp_path):
 
 
 def test_averaged_weights_without_ema_hook_are_reported(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    logged = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: logged.append(text))
     hook = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)])
     train(tmp_path, True, end=4, change=hook)
     train(tmp_path, True, end=5, resume=True, change=hook)
-    assert not any('EMAHook' in text for text in said)
+    assert not any('EMAHook' in text for text in logged)
     train(tmp_path, True, end=5, resume=True)
-    (text,) = [text for text in said if 'EMAHook' in text]
+    (text,) = [text for text in logged if 'EMAHook' in text]
     assert text.startswith('Resuming: the checkpoint has averaged weights of EMAHook, which the config lacks: training')
 
 

@@ -40,8 +40,8 @@ def test_missing_states_are_refused(before):
     way_out = 'resume from another checkpoint, or start from its weights only, with load_from and without --resume'
     with pytest.raises(UserError, match=way_out) as error:
         missing_states(run, saved, before)
-    said = '(AdamW) of 0 of 4 parameters, but of 4 when it was written' if before else 'state (AdamW) of any parameter'
-    assert said in str(error.value)
+    part = '(AdamW) of 0 of 4 parameters, but of 4 when it was written' if before else 'state (AdamW) of any parameter'
+    assert part in str(error.value)
 
 
 def test_partly_missing_states():
@@ -51,8 +51,8 @@ def test_partly_missing_states():
     with pytest.raises(UserError, match='of 2 of 4 parameters, but of 4 when it was written, so it was changed since'):
         missing_states(run, saved, [4])
     # Of a checkpoint that does not say how many there were, it is unknown whether they ever were.
-    said = missing_states(run, saved, None)
-    assert 'has no optimizer state (AdamW) of 2 of 4 parameters (1.weight, 1.bias), which start without one' in said
+    problem = missing_states(run, saved, None)
+    assert 'has no optimizer state (AdamW) of 2 of 4 parameters (1.weight, 1.bias), which start without one' in problem
     run.model[1].requires_grad_(False)
     assert missing_states(run, saved, None) == ''
 

@@ -1,7 +1,7 @@
-"""Whole detectors: the graph's detections are mmdet's own, in PyTorch, in files and through the example of the docs.
+"""Complete detectors: detections agree with mmdet, in PyTorch, in exported files and with the example of the docs.
 
-The suite traces each detector, seconds for all of them, writes a small one as ONNX and runs the docs' example on it;
-``LONG_EXPORTS=1`` writes all of them in every format, and runs the example on one with masks, minutes.
+By default, each detector is traced, and a small one is written as ONNX and used with the example, which takes seconds.
+With ``LONG_EXPORTS=1``, all are written in all formats, and the example also runs with masks, which takes minutes.
 """
 
 import importlib
@@ -30,19 +30,19 @@ from fcvit_mm.export.quantization import Labelled, measure_detections, quantize
 from fcvit_mm.export.runtimes import load_exported
 
 LONG = bool(os.environ.get('LONG_EXPORTS'))
-#: Odd sizes, smaller than the largest stride and larger than the example's.
+#: Odd sizes, a size smaller than the largest stride, and one larger than that of the recorded example.
 SIZES = ((97, 131), (27, 40), (224, 160))
-#: What is compiled by AOTInductor: detectors of two stages (convolutions of regions; only linear layers of them) and of
-#: one stage, with masks and without.
+#: Detectors that are compiled by AOTInductor: two-stage detectors with and without convolutions of regions, and
+#: one-stage detectors with and without masks.
 COMPILED = ('mask_rcnn', 'faster_rcnn', 'retinanet', 'rtmdet_ins')
-#: As mmdet's stock configs normalize.
+#: The normalization of mmdet's stock configs.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(150, 90), keep_ratio=True),
     dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
 ]
-#: One level of one block: what the suite writes as ONNX.
+#: One level with one block, which is written as ONNX by default.
 SMALL: dict = dict(
     backbone=dict(type=PlainNet, depths=(1,), channels=(8,), out_indices=(0,)),
     neck=dict(type='FPN', in_channels=[8], out_channels=8, num_outs=1),
@@ -52,7 +52,7 @@ SMALL: dict = dict(
 
 @pytest.mark.parametrize('name', DETECTORS)
 @torch.no_grad()
-def test_the_graph_finds_what_mmdet_finds(name):
+def test_graph_agrees_with_mmdet(name):
     part = Detections(build_detector(name))
     for size in SIZES:
         images = random_images((1, 3, *size))
@@ -60,14 +60,14 @@ def test_the_graph_finds_what_mmdet_finds(name):
         matches = match(expected, found)
         assert matches.expected == matches.found == matches.matched > 3, (size, matches)
         assert matches.score < 1e-5
-        # Best first, as mmdet has them.
+        # In descending order of scores, as in mmdet.
         assert (found[1].diff() <= 0).all() and found[2].dtype == torch.int64
 
 
 @pytest.mark.parametrize('name', DETECTORS)
 @torch.no_grad()
-def test_of_equal_scores_the_first_are_taken(name):
-    """What a ReLU sets to 0 scores 0.5, and more of it than the limits let pass: PyTorch's topk takes any of them."""
+def test_first_of_equal_scores_are_selected(name):
+    """More scores are equal (0.5) than the limits allow; PyTorch's topk selects any of them."""
     model = build_detector(name)
     head = model.rpn_head if hasattr(model, 'rpn_head') else model.bbox_head
     for place, parameter in head.named_parameters():
@@ -81,12 +81,12 @@ def test_of_equal_scores_the_first_are_taken(name):
 
 @pytest.mark.parametrize('kind', FORMATS)
 @pytest.mark.parametrize('name', DETECTORS)
-def test_files_find_what_mmdet_finds(name, kind, tmp_path, needs):
+def test_files_agree_with_mmdet(name, kind, tmp_path, needs):
     needs(kind)
     if kind != 'torchscript' and not LONG:
-        pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
+        pytest.skip('takes minutes: set LONG_EXPORTS=1')
     if kind == 'aot_inductor' and name not in COMPILED:
-        pytest.skip('compiles for minutes: four of them tell')
+        pytest.skip('compiles for minutes: four detectors are enough')
     part = Detections(build_detector(name))
     differences = write_export(part, str(tmp_path / f'a{FORMATS[kind].suffix}'), kind)
     assert len(differences) == 4 and all(found.matched == found.detections for found in differences)
@@ -95,20 +95,20 @@ def test_files_find_what_mmdet_finds(name, kind, tmp_path, needs):
 
 @pytest.fixture(scope='module')
 def onnx_files(tmp_path_factory, needs):
-    """Name -> a detector that takes pixels, and its file. One without masks takes seconds, one with masks minutes."""
+    """Return a function that exports a detector with pixels as input; with masks, it takes minutes."""
     made = {}
 
     def get(name):
         needs('onnx')
         if name == 'mask_rcnn' and not LONG:
-            pytest.skip('takes a minute: LONG_EXPORTS=1 does it')
+            pytest.skip('takes a minute: set LONG_EXPORTS=1')
         if name not in made:
             part = FromPixels(Detections(build_detector(name, **(SMALL if name == 'retinanet' else {}))), USUAL)
             path = str(tmp_path_factory.mktemp('onnx') / 'a.onnx')
-            told = dict(
+            metadata = dict(
                 part.description(), preprocess='inside', classes='["a", "b"]', test_pipeline=json.dumps(PIPELINE)
             )
-            write_export(part, path, 'onnx', metadata=told)
+            write_export(part, path, 'onnx', metadata=metadata)
             made[name] = part, path
         return made[name]
 
@@ -119,13 +119,13 @@ IN_ONNX = pytest.mark.parametrize('name', ['retinanet', 'mask_rcnn'])
 
 
 @IN_ONNX
-def test_an_onnx_file_has_standard_operators(onnx_files, name):
+def test_onnx_file_has_only_standard_operators(onnx_files, name):
     part, path = onnx_files(name)
     model = pytest.importorskip('onnx').load(path)
     assert {node.domain for node in model.graph.node} == {''} and not model.functions
     used = {node.op_type for node in model.graph.node}
     assert {'NonMaxSuppression', 'TopK'} <= used and ('RoiAlign' in used) == (name == 'mask_rcnn')
-    # One for each level, of the config's limit: some runtimes bound it, and none has to sort all scores.
+    # One TopK per level, with the limit of the config: some runtimes limit it, and not all scores are sorted.
     assert sum(node.op_type == 'TopK' for node in model.graph.node) == (2 if name == 'mask_rcnn' else 1)
     sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
     assert sides == [1, 'height', 'width', 3]
@@ -133,8 +133,8 @@ def test_an_onnx_file_has_standard_operators(onnx_files, name):
 
 
 @IN_ONNX
-def test_empty_outputs_if_nothing_is_found(onnx_files, name):
-    """What finds nothing gives empty outputs: no regions, no masks, no largest coordinate."""
+def test_outputs_without_detections_are_empty(onnx_files, name):
+    """Without detections there are no regions, no masks and no largest coordinate."""
     part, path = onnx_files(name)
     run = load_exported(path, 'onnx')
     for shade in (0, 255):
@@ -148,8 +148,8 @@ def test_empty_outputs_if_nothing_is_found(onnx_files, name):
 
 
 @IN_ONNX
-def test_the_example_of_the_docs_finds_what_mmdet_finds(onnx_files, name, tmp_path, monkeypatch, capsys):
-    """With mmdet's own resizing and mapping back to the image, whose sides are scaled differently by rounding."""
+def test_example_of_the_docs_agrees_with_mmdet(onnx_files, name, tmp_path, monkeypatch, capsys):
+    """mmdet resizes the image and maps boxes back; the scales of height and width differ by rounding."""
     part, path = onnx_files(name)
     from mmdet.apis import inference_detector
     from mmengine.dataset import Compose
@@ -178,7 +178,7 @@ def test_the_example_of_the_docs_finds_what_mmdet_finds(onnx_files, name, tmp_pa
 
 
 class Found:
-    """In the place of the example's detector."""
+    """A replacement of the detector of the example."""
 
     def __init__(self, path):
         if 'segmentor' in path:
@@ -205,7 +205,7 @@ class Found:
         (['a.onnx', 'image.png', 'drawn.png'], None),
     ],
 )
-def test_the_example_of_the_docs_says_what_is_wrong(arguments, message, tmp_path, monkeypatch, capsys):
+def test_example_of_the_docs_reports_errors(arguments, message, tmp_path, monkeypatch, capsys):
     pytest.importorskip('onnxruntime')
     monkeypatch.chdir(tmp_path)
     cv2.imwrite('image.png', drawn_image(20, 30))
@@ -225,7 +225,7 @@ def test_the_example_of_the_docs_says_what_is_wrong(arguments, message, tmp_path
 
 @pytest.fixture
 def example(tmp_path):
-    """The example's detector for a file of one operator with metadata; needs ONNX Runtime."""
+    """Return a function that builds the detector of the example for a file with one operator and this metadata."""
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
 
@@ -241,7 +241,7 @@ def example(tmp_path):
     return build
 
 
-def test_the_example_of_the_docs_rejects_other_files(example):
+def test_example_of_the_docs_refuses_other_files(example):
     with pytest.raises(ValueError, match='not a complete detector: export one with tools/export.py --format onnx'):
         example()
     steps = [dict(type='LoadImageFromFile'), dict(type='mmdet.TestTimeAug'), dict(type='PackDetInputs')]
@@ -259,7 +259,7 @@ def test_the_example_of_the_docs_rejects_other_files(example):
         [dict(type='Resize', scale_factor=0.5), dict(type='Pad', size=(1, 1))],
     ],
 )
-def test_the_example_of_the_docs_resizes_and_pads_as_mmdet_does(steps, example):
+def test_example_of_the_docs_resizes_and_pads_as_mmdet_does(steps, example):
     pytest.importorskip('mmdet')
     from mmengine.dataset import Compose
     from mmengine.registry import DefaultScope
@@ -274,13 +274,13 @@ def test_the_example_of_the_docs_resizes_and_pads_as_mmdet_does(steps, example):
 
 
 @pytest.mark.parametrize('shape, dtype', [((4, 5, 3), 'float32'), ((4, 5), 'uint8'), ((0, 5, 3), 'uint8')])
-def test_the_example_of_the_docs_rejects_other_images(shape, dtype, example):
+def test_example_of_the_docs_refuses_invalid_images(shape, dtype, example):
     message = f'image is {dtype} {shape}, expected uint8 (H, W, 3) as cv2.imread reads it'
     with pytest.raises(ValueError, match=re.escape(message)):
         example(boxes='', classes='[]', test_pipeline='[]')(np.zeros(shape, dtype))
 
 
-def test_a_detector_in_8_bits_finds_much_of_the_same(onnx_files, tmp_path):
+def test_8_bit_detector_has_similar_detections(onnx_files, tmp_path):
     part, path = onnx_files('retinanet')
     small = str(tmp_path / 'small.onnx')
     images = {str(seed): torch.from_numpy(drawn_image(64, 90, seed))[None] for seed in range(6)}
@@ -292,13 +292,13 @@ def test_a_detector_in_8_bits_finds_much_of_the_same(onnx_files, tmp_path):
     drifts = found['runtimes']
     assert drifts['float']['same_detections'] == 1 and drifts['float']['max_abs_difference'] < 1e-5
     assert 0.7 < drifts['8 bits']['same_detections'] <= 1 and 1e-5 < drifts['8 bits']['max_abs_difference'] < 0.2
-    # What finds nothing has all of nothing's partners missing.
+    # A runtime without detections matches none.
     none = measure_detections(part, {'none': lambda _: [x[:0] for x in part(images['0'])]}, [Labelled('0')], images.get)
     assert none['runtimes']['none'] == dict(detections=0, same_detections=0.0, max_abs_difference=0.0)
 
 
 @pytest.mark.parametrize('name', ['rtmdet_ins'])
-def test_the_example_enlarges_masks_of_the_whole_image_as_mmdet_does(name):
+def test_example_of_the_docs_resizes_full_image_masks_as_mmdet_does(name):
     pytest.importorskip('onnxruntime')
     Detector = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['Detector']
     part = Detections(build_detector(name))
@@ -307,12 +307,12 @@ def test_the_example_enlarges_masks_of_the_whole_image_as_mmdet_does(name):
         boxes, _, _, masks = part(images)
         expected = part.complete((boxes, _, _, masks), images)[3]
     detector = Detector.__new__(Detector)
-    detector.told = part.description()
+    detector.metadata = part.description()
     found = [detector.enlarge(mask, np.ones(2), (70, 90)) for mask in masks.numpy()]
     assert (np.array(found) == expected.numpy()).mean() > 0.9999 and expected.any() and not expected.all()
 
 
-def test_a_file_that_finds_other_things_is_an_error():
+def test_different_detections_are_an_error():
     part = Detections(build_detector('retinanet'))
     images = random_images((1, 3, 64, 70))
     with torch.no_grad():
@@ -321,8 +321,8 @@ def test_a_file_that_finds_other_things_is_an_error():
         compare(part, lambda _: (boxes, scores, labels + 1), 'onnx', images)
 
 
-def test_one_detection_of_an_image_may_have_no_match_if_it_is_one_of_a_hundred():
-    """Its score equals the threshold but for rounding."""
+def test_one_of_a_hundred_detections_may_have_no_match():
+    """Its score may be equal to the threshold up to rounding."""
     part = Detections(build_detector('retinanet'))
     images = random_images((1, 3, 64, 70))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Steps of postprocessing, as the operators of ONNX do them."""
+"""Postprocessing steps agree with the operators of ONNX."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from fcvit_mm.export.formats import OPSET
 
 
 @pytest.mark.parametrize('limit', [3, 60, 100, 200])
-def test_best_of_takes_the_first_as_the_operator_of_onnx_does(limit):
+def test_best_of_selects_the_first_of_equal_values_like_topk_of_onnx(limit):
     onnx = pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
     values = torch.rand(100, generator=torch.Generator().manual_seed(0))

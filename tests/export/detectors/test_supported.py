@@ -1,4 +1,4 @@
-"""Heads and settings that are refused, by name."""
+"""Unsupported heads and settings are refused, and the error names them."""
 
 import pytest
 import torch.nn as nn
@@ -9,7 +9,7 @@ from fcvit_mm.export.detectors.detections import Detections
 
 
 class Own(nn.Module):
-    """What makes a head's prediction its own."""
+    """Methods that change the prediction of a head or extractor."""
 
     def _predict_by_feat_single(self):
         pass
@@ -21,8 +21,8 @@ class Own(nn.Module):
         return x
 
 
-def owned(module):
-    """Give an object's class methods of its own."""
+def override_methods(module):
+    """Replace the class of an object by a subclass with the methods of ``Own``."""
     kind = type(module)
     module.__class__ = type(f'Own{kind.__name__}', (kind,), {k: v for k, v in vars(Own).items() if k[:2] != '__'})
 
@@ -42,9 +42,9 @@ def owned(module):
         ('mask_rcnn', 'roi_head.mask_roi_extractor', 'OwnSingleRoIExtractor extracts regions in its own way.*--part n'),
     ],
 )
-def test_heads_that_predict_in_their_own_way_are_refused_by_name(name, place, message):
+def test_heads_with_overridden_methods_are_refused(name, place, message):
     model = build_detector(name)
-    owned(model.get_submodule(place))
+    override_methods(model.get_submodule(place))
     with pytest.raises(UserError, match=message):
         Detections(model)
 
@@ -61,7 +61,7 @@ _GFL = dict(
 @pytest.mark.parametrize(
     'name, changes, message',
     [
-        # Heads of mmdet that predict otherwise: of one image, of all of them.
+        # Heads of mmdet that override the prediction of one image, or of a batch.
         ('atss', dict(bbox_head=dict(_HEAD, type='GFLHead', **_GFL)), 'GFLHead predicts in its own way'),
         ('atss', dict(bbox_head=dict(_HEAD, type='YOLOXHead', strides=(4, 8))), 'YOLOXHead predicts in its own way'),
         (
@@ -80,12 +80,12 @@ _GFL = dict(
         ),
     ],
 )
-def test_steps_without_an_operator_are_refused_by_name(name, changes, message):
+def test_unsupported_settings_are_refused(name, changes, message):
     with pytest.raises(UserError, match=message):
         Detections(build_detector(name, **changes))
 
 
-def test_a_detector_of_another_kind_is_refused_by_name():
+def test_other_models_are_refused():
     with pytest.raises(
         UserError, match='Linear predicts in its own way.*Complete detectors are supported for Faster, Mask'
     ):

@@ -52,7 +52,7 @@ def test_kernels_that_do_not_build_are_turned_off(monkeypatch):
         assert not applies(x)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert not applies(x)  # asked once, said once
+        assert not applies(x)  # tried once, warned of once
 
 
 @launches_kernels

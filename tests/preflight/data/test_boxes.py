@@ -1,4 +1,4 @@
-"""Boxes and areas that can be read, but are improbable."""
+"""Boxes and areas that can be read, but are improbable, are warnings."""
 
 import pytest
 
@@ -21,11 +21,11 @@ def change_each(change):
         (lambda each: dict(area=each['area'] / 4096), 'an area far below that of the polygon (ids '),
     ],
 )
-def test_areas_of_another_scale(own, said, change_annotations, change, words):
-    cfg, data = own('detection')
+def test_improbable_areas_are_reported(make_config, logged, change_annotations, change, words):
+    cfg, data = make_config('detection')
     path = change_annotations(data, 'train', change_each(change))
     assert data_problems(cfg, ['train_dataloader']) == []
-    (text,) = said
+    (text,) = logged
     assert text.startswith(f'{path}: ') and words in text and ', expected about ' in text
     assert 'COCO metrics divide objects into small, medium and large ones by area' in text
 
@@ -34,13 +34,13 @@ def test_areas_of_another_scale(own, said, change_annotations, change, words):
     'change',
     [
         lambda each: {},
-        lambda each: dict(area=each['bbox'][2] * each['bbox'][3]),  # as most tools for boxes write
+        lambda each: dict(area=each['bbox'][2] * each['bbox'][3]),  # as many annotation tools write it
         lambda each: dict(area=each['area'] * 1.05),
-        lambda each: dict(area=each['area'] if each['id'] > 1 else 9e5),  # one of many
+        lambda each: dict(area=each['area'] if each['id'] > 1 else 9e5),  # only one of many
     ],
 )
-def test_usual_areas(own, said, change_annotations, change):
-    cfg, data = own('detection')
+def test_usual_areas_are_not_reported(make_config, logged, change_annotations, change):
+    cfg, data = make_config('detection')
 
     def several(content):
         first = content['annotations']
@@ -53,20 +53,20 @@ def test_usual_areas(own, said, change_annotations, change):
     change_annotations(data, 'train', several)
     change_annotations(data, 'train', change_each(change))
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert not any(' area ' in text for text in said)
+    assert not any(' area ' in text for text in logged)
 
 
-def test_polygon_area():
+def test_area_of_a_polygon():
     square = [2, 2, 12, 2, 12, 12, 2, 12]
     assert boxes.polygon_area([square]) == 100 == boxes.polygon_area([square[::-1]])
     for other in (None, [], [[]], [square, square], dict(size=[4, 4], counts='x'), [[1, 2, None, 3, 4, 5]], [[1] * 7]):
         assert boxes.polygon_area(other) == 0
 
 
-def test_boxes_for_smaller_images(own, said, change_annotations, monkeypatch):
+def test_boxes_for_smaller_images_are_reported(make_config, logged, change_annotations, monkeypatch):
     monkeypatch.setattr(boxes, 'ENOUGH', 4)
-    cfg, data = own('detection')
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    cfg, data = make_config('detection')
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []
 
     def halve(each):
         return dict(
@@ -77,6 +77,6 @@ def test_boxes_for_smaller_images(own, said, change_annotations, monkeypatch):
 
     path = change_annotations(data, 'train', change_each(halve))
     assert data_problems(cfg, ['train_dataloader']) == []
-    (text,) = said
+    (text,) = logged
     assert text.startswith(f'{path}: in all ') and 'If they were drawn on smaller images, scale them' in text
     assert '% of the width and ' in text

@@ -1,4 +1,4 @@
-"""Folders of classes, lists of images, suffixes."""
+"""Data sets for classification: class folders, list files, file name extensions."""
 
 import json
 
@@ -35,8 +35,8 @@ test_dataloader = val_dataloader
     ],
 )
 @pytest.mark.parametrize('end', ['\n', '\r\n'])
-def test_list_files(own, change, message, end):
-    cfg, data = own('classification', more=LISTS % (NAMES,))
+def test_invalid_lines_of_list_files(make_config, change, message, end):
+    cfg, data = make_config('classification', more=LISTS % (NAMES,))
     lines = [
         f'{name}/{path.name} {label}'
         for label, name in enumerate(NAMES)
@@ -45,7 +45,7 @@ def test_list_files(own, change, message, end):
     lines = [line.replace('000000.jpg', 'my image.jpg') for line in change(lines)]
     for path in (data / 'train').rglob('000000.jpg'):
         path.rename(path.with_name('my image.jpg'))
-    # One that no list names.
+    # An image that is not in the list.
     (data / 'train' / 'circle' / 'other.jpg').write_bytes(b'x')
     (data / 'train.txt').write_bytes((end.join(lines) + end).encode())
     if message is None:
@@ -67,7 +67,7 @@ def test_list_files(own, change, message, end):
         ('a.jpg cat', "but there is 'a.jpg cat': write the number of the class, and remove lines such as a heading"),
     ],
 )
-def test_lines_of_other_forms(tmp_path, line, advice):
+def test_advice_for_lines_in_another_format(tmp_path, line, advice):
     path = tmp_path / 'list.txt'
     path.write_text(f'a.jpg 0\n{line}\n')
     assert list_file_problems(str(path)) == [
@@ -83,14 +83,14 @@ def test_lines_of_other_forms(tmp_path, line, advice):
         ('circle/kr\xe4he.jpg 0\n'.encode('latin-1'), 'train.txt is not UTF-8 (invalid continuation byte at byte 9)'),
     ],
 )
-def test_encodings_of_list_files(own, content, message):
-    cfg, data = own('classification', more=LISTS % (NAMES,))
+def test_encoding_of_list_files(make_config, content, message):
+    cfg, data = make_config('classification', more=LISTS % (NAMES,))
     (data / 'train.txt').write_bytes(content)
     assert message in only_problem(cfg)
 
 
-def test_lists_that_are_none(own):
-    cfg, data = own('classification', more=LISTS % (NAMES,))
+def test_empty_list_file_and_folder_as_list_file(make_config):
+    cfg, data = make_config('classification', more=LISTS % (NAMES,))
     (data / 'train.txt').write_text('')
     assert only_problem(cfg) == f'train_dataloader: {data / "train.txt"} lists no images'
     (data / 'train.txt').unlink()
@@ -101,8 +101,8 @@ def test_lists_that_are_none(own):
     )
 
 
-def test_what_systems_leave_behind(own):
-    cfg, data = own('classification')
+def test_hidden_files_of_operating_systems(make_config):
+    cfg, data = make_config('classification')
     for path in list(data.rglob('*.jpg')):
         path.with_name(f'._{path.name}').write_bytes(b'\0\5\26\7')
     (data / 'train' / '.DS_Store').write_bytes(b'x')
@@ -112,23 +112,23 @@ def test_what_systems_leave_behind(own):
     assert len(found) == 1 and 'the folder .ipynb_checkpoints is not a class but counts as one: remove' in found[0]
 
 
-def test_images_with_a_suffix_that_the_data_set_does_not_take(own, said):
-    cfg, data = own('classification')
+def test_images_with_an_unsupported_extension(make_config, logged):
+    cfg, data = make_config('classification')
     images = sorted((data / 'train').rglob('*.jpg'))
     renamed(images[::2], '.webp')
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert f'{len(images[::2])} images below {data / "train"} end in .webp (' in said[0]
-    assert "because the data set has extensions=('.bmp', '.jpeg', " in said[0]
-    said.clear()
+    assert f'{len(images[::2])} images below {data / "train"} end in .webp (' in logged[0]
+    assert "because the data set has extensions=('.bmp', '.jpeg', " in logged[0]
+    logged.clear()
     cfg.train_dataloader.dataset.extensions = ('.jpg', '.webp')
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []
     cfg.train_dataloader.dataset.pop('extensions')
     renamed(images[1::2], '.gif')
     assert 'but images that end in .gif, .webp: set extensions of the data set, or convert them' in only_problem(cfg)
 
 
-def test_labels_that_are_names(own):
-    cfg, data = own('classification')
+def test_class_names_as_labels(make_config):
+    cfg, data = make_config('classification')
     images = sorted((data / 'train').rglob('*.jpg'))
     names = sorted(path.name for path in (data / 'train').iterdir())
     infos = [dict(img_path=str(path.relative_to(data / 'train')), gt_label=[path.parent.name]) for path in images]
@@ -139,29 +139,29 @@ def test_labels_that_are_names(own):
     assert message in only_problem(cfg)
 
 
-def test_labels_of_another_class_than_the_folder(own, said):
-    cfg, data = own('classification', more=LISTS % (NAMES,))
+def test_labels_that_disagree_with_the_folders(make_config, logged):
+    cfg, data = make_config('classification', more=LISTS % (NAMES,))
     images = sorted((data / 'train').rglob('*.jpg'))
     lines = [f'{path.relative_to(data / "train")} {4 - NAMES.index(path.parent.name)}' for path in images]
     (data / 'train.txt').write_text('\n'.join(lines))
     assert data_problems(cfg, ['train_dataloader']) == []
     number = sum(path.parent.name != 'square' for path in images)
-    assert said == [
+    assert logged == [
         f'{data / "train.txt"}: {number} of {len(images)} checked images are in the folder of another class than their '
         f"label ({images[0]} has label 4, which is 'triangle' in metainfo.classes): correct the labels, or the order "
         'of the classes'
     ]
 
 
-def test_images_outside_of_the_folders(own, said):
-    cfg, data = own('classification')
+def test_images_outside_of_class_folders(make_config, logged):
+    cfg, data = make_config('classification')
     train = data / 'train'
     images = sorted(train.rglob('*.jpg'))
     for path in images[:2]:
         path.rename(train / f'{path.parent.name}_{path.name}')
     first = train / f'{images[0].parent.name}_{images[0].name}'
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert f'2 images directly in {train} ({first}) are in no folder of a class and are skipped' in said
+    assert f'2 images directly in {train} ({first}) are in no folder of a class and are skipped' in logged
     for path in images[2:]:
         path.rename(train / f'{path.parent.name}_{path.name}')
     assert only_problem(cfg) == (
@@ -170,8 +170,8 @@ def test_images_outside_of_the_folders(own, said):
     )
 
 
-def test_folders_without_images(own):
-    cfg, data = own('classification')
+def test_class_folders_without_images(make_config):
+    cfg, data = make_config('classification')
     for path in (data / 'train').rglob('*.jpg'):
         path.unlink()
     (data / 'train' / 'star.tar').touch()
@@ -181,8 +181,8 @@ def test_folders_without_images(own):
     assert only_problem(cfg).endswith(f' below {data / "train"}')
 
 
-def test_one_folder_with_the_classes_in_it(own, said):
-    cfg, data = own('classification')
+def test_class_folders_one_level_too_deep(make_config, logged):
+    cfg, data = make_config('classification')
     (data / 'train').rename(data / 'images')
     (data / 'train').mkdir()
     (data / 'images').rename(data / 'train' / 'images')
@@ -190,45 +190,45 @@ def test_one_folder_with_the_classes_in_it(own, said):
     assert (
         f'{data / "train"} has a single folder, images, which is the only class. If the folders in it are the classes '
         f'({", ".join(NAMES)}), set data_prefix to {data / "train" / "images"}'
-    ) in said
+    ) in logged
 
 
-def test_folders_named_by_numbers(own, said):
-    cfg, data = own('classification')
+def test_class_folders_named_by_numbers(make_config, logged):
+    cfg, data = make_config('classification')
     for name, number in zip(NAMES, (1, 2, 9, 10, 11)):
         (data / 'train' / name).rename(data / 'train' / str(number))
     assert data_problems(cfg, ['train_dataloader']) == []
     assert (
         f"{data / 'train'}: the folders are sorted as text, so label 1 is the class '10': predictions are named right, "
         'but their numbers are not the names. Names with leading zeros keep the order of numbers'
-    ) in said
+    ) in logged
 
 
-def test_broken_links_to_images_and_classes(own, said):
-    """mmpretrain skips them without a word."""
-    cfg, data = own('classification')
+def test_broken_links_to_images_and_classes(make_config, logged):
+    """mmpretrain skips them silently."""
+    cfg, data = make_config('classification')
     image = sorted((data / 'train').rglob('*.jpg'))[0]
     image.unlink()
     image.symlink_to('/gone.jpg')
     assert only_problem(cfg).startswith(f'train_dataloader: 1 symbolic links below {data / "train"} have no target')
     cfg.custom_hooks = [dict(type='SkipCorruptSamplesHook', limit=0.5)]
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert any(f'({image} links to /gone.jpg), so what they stand for would be skipped' in line for line in said)
+    assert any(f'({image} links to /gone.jpg), so what they stand for would be skipped' in line for line in logged)
 
 
-def test_images_that_a_list_has_twice(own, said):
-    cfg, data = own('classification', more=LISTS % (NAMES,))
+def test_images_listed_twice_with_different_labels(make_config, logged):
+    cfg, data = make_config('classification', more=LISTS % (NAMES,))
     images = sorted((data / 'train').rglob('*.jpg'))
     for path in images:
         path.rename(data / 'train' / f'{path.parent.name}_{path.name}')
     lines = [f'{path.parent.name}_{path.name} {NAMES.index(path.parent.name)}' for path in images]
     (data / 'train.txt').write_text('\n'.join([*lines, *lines]))
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert not any('listed again' in line for line in said)
+    assert not any('listed again' in line for line in logged)
     name = f'{images[0].parent.name}_{images[0].name}'
     (data / 'train.txt').write_text('\n'.join([*lines, f'{name} 3']))
     assert data_problems(cfg, ['train_dataloader']) == []
     assert (
         f'{data / "train.txt"}: 1 images are listed again with another label ({data / "train" / name} with 0 and 3): '
         'keep one line for each image'
-    ) in said
+    ) in logged

@@ -1,4 +1,4 @@
-"""Data sets that their library cannot build, list or load."""
+"""Data sets that the library cannot build or load, for all tasks."""
 
 import gzip
 import json
@@ -12,9 +12,9 @@ from fcvit_mm.preflight.checks import data_problems
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_classes_that_are_one_text(own, task, tmp_path):
-    """A comma is missing; or it is a file of names, as the libraries read it."""
-    cfg, _ = own(task)
+def test_classes_given_as_a_string(make_config, task, tmp_path):
+    """Either a comma is missing, or it is the path of a file of names."""
+    cfg, _ = make_config(task)
     dataset = cfg.train_dataloader.dataset
     names = dataset.get('metainfo')
     dataset.metainfo = dict(names or {}, classes='circle')
@@ -36,9 +36,9 @@ def test_classes_that_are_one_text(own, task, tmp_path):
         )
 
 
-def test_it_is_the_subset_that_is_checked(own):
-    """The config takes 4 of 8."""
-    cfg, data = own('detection')
+def test_only_the_selected_subset_is_checked(make_config):
+    """The config selects 4 of 8 images."""
+    cfg, data = make_config('detection')
     content = json.loads((data / 'annotations' / 'instances_train2017.json').read_text())
     (data / 'train2017' / content['images'][7]['file_name']).unlink()
     assert data_problems(cfg, ['train_dataloader']) == []
@@ -47,15 +47,16 @@ def test_it_is_the_subset_that_is_checked(own):
 
 
 @pytest.mark.parametrize('kind', ['CocoDataset', 'VOCDataset'])
-def test_data_sets_without_the_file_that_lists_images(own, kind):
+def test_data_sets_without_the_file_that_lists_images(make_config, kind):
     """As where a wrapper was put around a data set, whose settings stayed outside."""
-    cfg, _ = own('detection')
-    cfg.train_dataloader.dataset = dict(type=kind, metainfo=cfg.train_dataloader.dataset.metainfo)
-    assert only_problem(cfg) == f'train_dataloader: {kind} has no ann_file: give the file that lists its images'
+    cfg, _ = make_config('detection')
+    for empty in ({}, dict(ann_file=''), dict(ann_file=None)) if kind == 'CocoDataset' else ({},):
+        cfg.train_dataloader.dataset = dict(type=kind, metainfo=cfg.train_dataloader.dataset.metainfo, **empty)
+        assert only_problem(cfg) == f'train_dataloader: {kind} has no ann_file: give the file that lists its images'
 
 
 class Tape:
-    """A data set of somebody's own, of no library's kind."""
+    """A user's data set, which inherits from no class of the libraries."""
 
     def __init__(self, number, corrupt=False):
         self.number, self.corrupt = number, corrupt
@@ -69,17 +70,17 @@ class Tape:
         return dict(inputs=index)
 
 
-def test_data_sets_of_no_librarys_kind(own, said):
-    cfg, _ = own('classification')
+def test_users_data_sets(make_config, logged):
+    cfg, _ = make_config('classification')
     DATASETS.register_module(name='Tape', module=Tape, force=True)
     cfg.train_dataloader.dataset = dict(type='Tape', number=20)
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []
     cfg.train_dataloader.dataset.corrupt = True
     assert 'sample 0 failed to load (OSError: tape is torn)' in only_problem(cfg)
 
 
-def test_data_sets_without_arguments(own):
-    cfg, _ = own('classification')
+def test_data_sets_without_arguments(make_config):
+    cfg, _ = make_config('classification')
     blank = type('Blank', (), dict(__len__=lambda self: 20, __getitem__=lambda self, index: dict(inputs=index)))
     DATASETS.register_module(name='Blank', module=blank, force=True)
     cfg.train_dataloader.dataset = dict(type='Blank')
@@ -91,8 +92,8 @@ def test_data_sets_without_arguments(own):
 @pytest.mark.parametrize(
     'encoding, message', [('utf-8-sig', 'begins with a byte order mark: save it as'), ('latin-1', 'is not UTF-8 (')]
 )
-def test_encodings_of_annotations(own, change_annotations, encoding, message):
-    cfg, data = own('detection')
+def test_encoding_of_annotation_files(make_config, change_annotations, encoding, message):
+    cfg, data = make_config('detection')
     path = change_annotations(data, 'train', lambda content: content.update(info='#'))
     path.write_bytes(path.read_text().replace('#', '\xe4').encode(encoding))
     assert message in only_problem(cfg) and 'UTF-8 without byte order mark' in only_problem(cfg)
@@ -130,8 +131,8 @@ def test_encodings_of_annotations(own, change_annotations, encoding, message):
         (dict(img_suffix=('.jpg', '.png')), "img_suffix is ('.jpg', '.png'), expected one suffix: use a ConcatDataset"),
     ],
 )
-def test_settings_of_a_kind_that_no_library_takes(own, settings, message):
-    cfg, _ = own('segmentation' if 'img_suffix' in settings else 'detection')
+def test_settings_with_a_wrong_type(make_config, settings, message):
+    cfg, _ = make_config('segmentation' if 'img_suffix' in settings else 'detection')
     dataset = dict(cfg.train_dataloader.dataset)
     dataset.update(settings)
     cfg.train_dataloader = dict(cfg.train_dataloader)
@@ -140,8 +141,8 @@ def test_settings_of_a_kind_that_no_library_takes(own, settings, message):
 
 
 @pytest.mark.parametrize('pack, kind', [(gzip.compress, 'gzip'), (lambda text: b'PK\3\4\xff' + text, 'zip')])
-def test_compressed_annotations(own, change_annotations, pack, kind):
-    cfg, data = own('detection')
+def test_compressed_annotation_files(make_config, change_annotations, pack, kind):
+    cfg, data = make_config('detection')
     path = change_annotations(data, 'train', lambda content: None)
     path.write_bytes(pack(path.read_bytes()))
     assert only_problem(cfg) == f'train_dataloader: {path} is compressed ({kind}): unpack it'
@@ -167,14 +168,14 @@ def test_compressed_annotations(own, change_annotations, pack, kind):
         ),
     ],
 )
-def test_settings_that_do_not_fit_the_data(own, settings, message):
-    cfg, _ = own('detection')
+def test_settings_that_do_not_fit_the_data(make_config, settings, message):
+    cfg, _ = make_config('detection')
     cfg.train_dataloader.dataset.update(settings)
     assert message in only_problem(cfg)
 
 
-def test_classes_that_a_data_set_cannot_select(own):
-    cfg, _ = own('segmentation', {'train_dataloader.dataset.type': 'LoveDADataset'})
+def test_classes_that_the_data_set_does_not_have(make_config):
+    cfg, _ = make_config('segmentation', {'train_dataloader.dataset.type': 'LoveDADataset'})
     assert only_problem(cfg) == (
         "train_dataloader: metainfo.classes has 'circle', 'cross', 'square', 'star', 'triangle', but LoveDADataset can "
         'only select from its own 7 classes (background, building, road, water, barren, ...): write their names, or '
@@ -182,24 +183,24 @@ def test_classes_that_a_data_set_cannot_select(own):
     )
 
 
-def test_no_data_set(own):
-    cfg, _ = own('detection')
+def test_data_set_that_is_none(make_config):
+    cfg, _ = make_config('detection')
     cfg.train_dataloader.dataset = None
     assert only_problem(cfg) == 'train_dataloader: the data set is None: give a dict with its type and settings'
 
 
-def test_classes_of_one_name(own, said):
+def test_duplicate_class_names_are_a_warning(make_config, logged):
     names = ('background', 'circle', 'circle', 'square', 'star', 'triangle')
-    cfg, _ = own('segmentation', {'train_dataloader.dataset.metainfo.classes': names})
+    cfg, _ = make_config('segmentation', {'train_dataloader.dataset.metainfo.classes': names})
     assert data_problems(cfg, ['train_dataloader']) == []
     assert (
         "BaseSegDataset: metainfo.classes has 'circle' more than once (labels 1, 2), which are learned as different "
         'classes: correct the names, unless this is intended'
-    ) in said
+    ) in logged
 
 
-def test_folder_that_is_text(own):
-    cfg, _ = own('detection')
+def test_data_prefix_that_is_a_string(make_config):
+    cfg, _ = make_config('detection')
     cfg.train_dataloader.dataset.data_prefix = 'train2017/'
     assert only_problem(cfg).endswith("data_prefix is 'train2017/', expected a dict, such as dict(img='train2017/')")
 
@@ -212,8 +213,8 @@ def test_folder_that_is_text(own):
         ('file_name', 7, '8 of 8 images have a file_name that is not text, such as 7 (ids '),
     ],
 )
-def test_images_with_values_of_another_kind(own, change_annotations, key, value, words):
-    cfg, data = own('detection')
+def test_image_entries_with_a_wrong_type(make_config, change_annotations, key, value, words):
+    cfg, data = make_config('detection')
     path = change_annotations(
         data, 'train', lambda content: [image.update({key: value}) for image in content['images']]
     )
@@ -224,8 +225,8 @@ def test_images_with_values_of_another_kind(own, change_annotations, key, value,
     ('task', 'folder', 'given', 'key'),
     [('classification', 'train', 'img', 'img_path'), ('detection', 'train2017', 'img_path', 'img')],
 )
-def test_folders_under_the_key_of_another_library(own, task, folder, given, key):
-    cfg, _ = own(task)
+def test_data_prefix_with_the_key_of_another_library(make_config, task, folder, given, key):
+    cfg, _ = make_config(task)
     dataset = dict(cfg.train_dataloader.dataset, data_prefix={given: folder})
     cfg.train_dataloader = dict(cfg.train_dataloader, dataset=dataset)
     assert only_problem(cfg) == (
@@ -234,8 +235,8 @@ def test_folders_under_the_key_of_another_library(own, task, folder, given, key)
     )
 
 
-def test_palette_of_another_length(own):
-    cfg, _ = own('segmentation')
+def test_palette_with_another_number_of_colors(make_config):
+    cfg, _ = make_config('segmentation')
     cfg.train_dataloader.dataset.metainfo.palette = [[1, 2, 3]]
     assert only_problem(cfg) == (
         'train_dataloader: metainfo.palette has 1 colors, expected one for each of the 6 classes: complete it, or '

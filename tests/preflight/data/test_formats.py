@@ -1,4 +1,4 @@
-"""Annotation files of other tools and formats."""
+"""Annotation files in the formats of other tools."""
 
 import json
 import pickle
@@ -51,7 +51,7 @@ CONTENTS = [
 
 
 @pytest.mark.parametrize(('content', 'words'), CONTENTS)
-def test_formats(content, words, tmp_path):
+def test_format_is_recognized(content, words, tmp_path):
     path = tmp_path / 'a.json'
     text = content if isinstance(content, (str, bytes)) else json.dumps(content)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -59,24 +59,24 @@ def test_formats(content, words, tmp_path):
     assert found.startswith(f'{path} {words}') if words else found == ''
 
 
-def test_no_file(tmp_path):
+def test_missing_file_has_no_format(tmp_path):
     assert known_format(str(tmp_path / 'a.json')) == ''
 
 
 @pytest.mark.parametrize('number', range(len(CONTENTS)))
-def test_formats_are_named_before_the_run(own, number):
+def test_preflight_names_the_format(make_config, number):
     content, words = CONTENTS[number]
     if not words:
         return
-    cfg, data = own('detection')
+    cfg, data = make_config('detection')
     path = data / 'annotations' / 'instances_train2017.json'
     text = content if isinstance(content, (str, bytes)) else json.dumps(content)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert only_problem(cfg).startswith(f'train_dataloader: {path} {words}')
 
 
-def test_parts_that_are_missing_and_folders(own, change_annotations):
-    cfg, data = own('detection')
+def test_missing_categories_and_folder_as_annotation_file(make_config, change_annotations):
+    cfg, data = make_config('detection')
     path = change_annotations(data, 'train', lambda content: content.pop('categories'))
     assert only_problem(cfg) == f"train_dataloader: {path} has no 'categories', which COCO format requires: add them"
     cfg.train_dataloader.dataset.ann_file = 'annotations'

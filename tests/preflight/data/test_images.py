@@ -1,4 +1,4 @@
-"""Corrupt and unusual images, and their sizes."""
+"""Corrupt images, unusual images and image sizes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from fcvit_mm.preflight.checks import data_problems
 from fcvit_mm.preflight.data.images import image_problems
 
 
-def test_few_corrupt_images_among_many_are_left_to_training(tmp_path):
+def test_few_corrupt_images_are_allowed_in_training(tmp_path):
     paths = []
     for index in range(300):
         paths.append(str(tmp_path / f'{index}.jpg'))
@@ -23,15 +23,15 @@ def test_few_corrupt_images_among_many_are_left_to_training(tmp_path):
         with open(paths[index], 'r+b') as file:
             file.truncate(100)
     assert image_problems(paths, allowed=0.01) == []
-    # In validation every image counts.
+    # In validation no image may be corrupt.
     assert len(image_problems(paths, allowed=0.0)) == 3
     open(paths[9], 'wb').close()
     assert len(image_problems(paths, allowed=0.01)) == 4
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_folders_written_with_a_dot_or_two_slashes(own, monkeypatch, task):
-    cfg, root = own(task)
+def test_folders_written_with_a_dot_or_two_slashes(make_config, monkeypatch, task):
+    cfg, root = make_config(task)
     monkeypatch.chdir(root.parent)
     for each in ('train_dataloader', 'val_dataloader'):
         cfg[each].dataset.data_root = f'./{root.name}//'
@@ -48,9 +48,9 @@ KINDS_OF_IMAGES = {
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_unusual_images_are_ordinary_ones(own, task):
-    """PNG files called .jpg, too: what counts is the content. None ends training, none is skipped."""
-    cfg, data = own(task)
+def test_unusual_images_are_loaded(make_config, task):
+    """All are PNG files with the extension .jpg: the content decides. No error, and no image is skipped."""
+    cfg, data = make_config(task)
     images = [path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data))]
     for path, make in zip(images, KINDS_OF_IMAGES.values()):
         with Image.open(path) as image:
@@ -62,51 +62,51 @@ def test_unusual_images_are_ordinary_ones(own, task):
     guard(dataset, limit=0.0, skip=True)
     shapes = [tuple(dataset[index]['inputs'].shape[:1]) for index in range(len(dataset))]
     assert set(shapes) == {(3,)}
-    # But for the image of one pixel, whose map or boxes are for 64x64.
+    # Except for the image of one pixel, whose map or boxes are for 64x64.
     assert int(dataset.prepare_data.marks.sum()) == (0 if task == 'classification' else 1)
 
 
-def turned(path, orientation):
+def rotate(path, orientation):
     with Image.open(path) as image:
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = orientation
         image.resize((96, 64)).save(path, exif=exif)
 
 
-def test_images_that_exif_data_turns(own, said, change_annotations):
-    """All of the small set, so that these are no exceptions; orientation 3 keeps the size."""
-    cfg, data = own('detection')
+def test_images_rotated_by_exif_data(make_config, logged, change_annotations):
+    """First all images, with orientation 3, which keeps the size."""
+    cfg, data = make_config('detection')
     path = change_annotations(data, 'train', lambda content: [each.update(width=96) for each in content['images']])
     for image in (data / 'train2017').iterdir():
-        turned(image, 3)
+        rotate(image, 3)
     assert data_problems(cfg, ['train_dataloader']) == []
     assert (
-        '4 of 4 checked images are rotated by EXIF data without a change of size' in said[-1]
-        and 'entation 3' in said[-1]
+        '4 of 4 checked images are rotated by EXIF data without a change of size' in logged[-1]
+        and 'entation 3' in logged[-1]
     )
     first, *others = sorted((data / 'train2017').iterdir())
     for image in others:
-        turned(image, 1)
-    turned(first, 6)
-    # One of few is what the run skips.
-    assert data_problems(cfg, ['train_dataloader']) == [] and f'{first} is 64x96, not 96x64) and will be' in said[-1]
-    assert not any('without a change of size' in line for line in said[1:])
+        rotate(image, 1)
+    rotate(first, 6)
+    # A single one is skipped in training.
+    assert data_problems(cfg, ['train_dataloader']) == [] and f'{first} is 64x96, not 96x64) and will be' in logged[-1]
+    assert not any('without a change of size' in line for line in logged[1:])
     for image in others:
-        turned(image, 6)
+        rotate(image, 6)
     found = only_problem(cfg)
     assert (
         f'{path}: 4 of 4 checked images differ in size from their annotations' in found
         and 'is 64x96, not 96x64' in found
     )
-    # A loading step that does not turn them.
+    # A loading step that ignores EXIF data.
     cfg.train_dataloader.dataset.pipeline[0].update(imdecode_backend='pillow', color_type='color_ignore_orientation')
     assert not any('differ in size' in line for line in data_problems(cfg, ['train_dataloader']))
 
 
-def test_images_with_channels_first(own):
-    """As TIFF files with separate planes are loaded."""
+def test_images_loaded_with_channels_first(make_config):
+    """For example, TIFF files with separate planes."""
     need_npy_step()
-    cfg, data = own('segmentation')
+    cfg, data = make_config('segmentation')
     for image in (data / 'images' / 'training').iterdir():
         np.save(image.with_suffix('.npy'), np.zeros((13, 64, 64), np.float32))
     steps = cfg.train_dataloader.dataset.pipeline
@@ -118,9 +118,9 @@ def test_images_with_channels_first(own):
     )
 
 
-def test_loading_step_without_its_package(own):
+def test_missing_package_of_the_loading_step(make_config):
     pytest.importorskip('mmpretrain')
-    cfg, data = own('classification')
+    cfg, data = make_config('classification')
 
     def read(path):
         raise ImportError('Please run "pip install lmdb"')
@@ -129,19 +129,19 @@ def test_loading_step_without_its_package(own):
     assert image_problems(paths, 1.0, read) == [f'images cannot be loaded ({paths[0]}): Please run "pip install lmdb"']
 
 
-def test_images_of_16_bits_that_are_loaded_with_8(own, said):
-    """As sensors of 12 bits write them."""
-    cfg, data = own('segmentation', {'train_dataloader.dataset.img_suffix': '.png'})
+def test_16_bit_images_loaded_with_8_bits(make_config, logged):
+    """Sensors with 12 bits write such images, which become almost black."""
+    cfg, data = make_config('segmentation', {'train_dataloader.dataset.img_suffix': '.png'})
     paths = sorted((data / 'images' / 'training').glob('*.jpg'))
     for path in paths:
         with Image.open(path) as image:
             Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 16).save(path.with_suffix('.png'))
     assert data_problems(cfg, ['train_dataloader']) == []
-    (line,) = (line for line in said if 'almost black' in line)
+    (line,) = (line for line in logged if 'almost black' in line)
     assert line.startswith(f'all {len(paths)} checked images are almost black: their largest value is 1')
     assert 'LoadImageFromFile divides the values by 256: set its color_type="unchanged" and to_float32=True' in line
-    said.clear()
+    logged.clear()
     for path in paths[:1]:
         path.rename(path.with_suffix('.png'))
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert not any('almost black' in line for line in said)
+    assert not any('almost black' in line for line in logged)

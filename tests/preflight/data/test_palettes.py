@@ -16,7 +16,7 @@ def dataset(*palette, reduced=False):
     )
 
 
-def test_colors_of_labels(tmp_path):
+def test_palette_of_a_file(tmp_path):
     path = tmp_path / 'a.png'
     image = Image.fromarray(np.array([[0, 2], [2, 200]], np.uint8), 'P')
     image.putpalette([*RED, *GREEN, *BLUE])
@@ -34,7 +34,7 @@ def test_colors_of_labels(tmp_path):
     [
         ((RED, GREEN, BLUE), False, {'a': {0: RED, 1: GREEN}, 'b': {1: GREEN, 2: BLUE}}),
         ((RED, GREEN, BLUE), True, {'a': {0: (9, 9, 9), 1: RED, 2: GREEN}}),
-        # The colors are for drawing, and not those of the files.
+        # The colors of the data set are for drawing, and differ from those of the files.
         ((RED, GREEN, BLUE), False, {'a': {0: (0, 0, 0), 1: (128, 0, 0)}}),
         ((RED, GREEN, BLUE), False, {'a': {0: BLUE, 1: (128, 0, 0)}}),
         ((), False, {'a': {0: BLUE, 1: RED}}),
@@ -42,25 +42,25 @@ def test_colors_of_labels(tmp_path):
         ((RED, GREEN, BLUE), False, {}),
     ],
 )
-def test_palettes_that_fit(said, given, reduced, palettes):
+def test_matching_palettes_are_not_reported(logged, given, reduced, palettes):
     report_palettes(dataset(*given, reduced=reduced), palettes)
-    assert said == []
+    assert logged == []
 
 
-def test_palettes_that_differ(said):
-    """As those of drawings whose colors were reduced."""
+def test_files_with_different_palettes_are_reported(logged):
+    """Such as color images that were converted to palette images, each with its own palette."""
     report_palettes(dataset(RED, GREEN), {'a': {0: RED, 1: GREEN}, 'b': {0: GREEN, 1: RED}, 'c': {}})
-    assert said == [
+    assert logged == [
         'segmentation maps: label 0 has the color (0, 255, 0) in the palette of b, but (255, 0, 0) in that of a: if '
         'the colors stand for classes, the labels mean others in each file. Convert the colors to class indices'
     ]
 
 
 @pytest.mark.parametrize(('shift', 'label'), [(0, 2), (1, 3)])
-def test_palettes_of_classes_in_another_order(said, shift, label):
+def test_palette_with_classes_in_another_order(logged, shift, label):
     colors = {0 + shift: BLUE, 1 + shift: RED, 2 + shift: GREEN}
     report_palettes(dataset(RED, GREEN, BLUE, reduced=bool(shift)), {'a': colors})
-    assert said == [
+    assert logged == [
         f"segmentation maps: label {shift} has the color of 'cow' in the palette of a, but that class has label "
         f'{label}: correct the order of metainfo.classes and palette, or the maps'
     ]

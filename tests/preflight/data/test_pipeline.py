@@ -1,4 +1,4 @@
-"""Complete pipelines, wrappers included."""
+"""Complete pipelines, also of wrapped data sets."""
 
 import shutil
 
@@ -9,8 +9,8 @@ from fcvit_mm.preflight.checks import data_problems
 
 
 @pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ClassBalancedDataset', 'ConcatDataset', 'MultiImageMixDataset'])
-def test_wrappers(own, wrapper):
-    cfg, _ = own('detection', {'model.roi_head.mask_head': None})  # Mosaic drops masks
+def test_wrapped_data_sets(make_config, wrapper):
+    cfg, _ = make_config('detection', {'model.roi_head.mask_head': None})  # Mosaic removes masks
     leaf = cfg.train_dataloader.dataset
     options = {
         'RepeatDataset': dict(dataset=leaf, times=2),
@@ -27,13 +27,13 @@ def test_wrappers(own, wrapper):
     assert f'{wrapper} cannot be built' in only_problem(cfg) and 'unknown' in only_problem(cfg)
 
 
-def test_the_step_that_fails_is_named(own):
-    cfg, _ = own('detection')
+def test_failing_transform_is_named(make_config):
+    cfg, _ = make_config('detection')
     leaf = cfg.train_dataloader.dataset
     steps = leaf.pipeline
     leaf.pipeline = [*steps[:2], dict(type='RandomApply', transforms=dict(type='Mosaic'), prob=1), *steps[2:]]
     assert '000000000000.jpg in Mosaic failed: AssertionError: assert ' in only_problem(cfg)
-    # Mosaic drops masks, which the next step of the wrapper reads.
+    # Mosaic removes masks, which the next transform of the wrapper reads.
     cfg.train_dataloader.dataset = dict(
         type='MultiImageMixDataset',
         dataset=dict(leaf, pipeline=steps[:2]),
@@ -42,15 +42,15 @@ def test_the_step_that_fails_is_named(own):
     assert 'sample 0 failed to load in PackDetInputs (IndexError: ' in only_problem(cfg)
 
 
-def test_pipeline_that_gives_nothing(own):
-    cfg, _ = own('detection')
+def test_pipeline_that_returns_none(make_config):
+    cfg, _ = make_config('detection')
     steps = cfg.train_dataloader.dataset.pipeline
     steps.insert(2, dict(type='FilterAnnotations', min_gt_bbox_wh=(999, 999), keep_empty=True))
     assert 'the pipeline returned None for all 4 samples' in only_problem(cfg)
 
 
-def test_wrong_steps_of_the_pipeline(own):
-    cfg, data = own('detection')
+def test_invalid_transforms(make_config):
+    cfg, data = make_config('detection')
     steps = cfg.train_dataloader.dataset.pipeline
     steps.insert(1, dict(type='LoadProposals'))
     assert '.jpg in LoadProposals failed: KeyError' in only_problem(cfg) and 'proposals' in only_problem(cfg)
@@ -60,8 +60,8 @@ def test_wrong_steps_of_the_pipeline(own):
     assert 'has no type: give its class' in only_problem(cfg)
 
 
-def test_concatenated_data_sets_of_different_classes(own):
-    cfg, data = own('classification')
+def test_concatenated_data_sets_with_different_classes(make_config):
+    cfg, data = make_config('classification')
     shutil.copytree(data / 'train', data / 'other')
     (data / 'other' / 'circle').rename(data / 'other' / 'disc')
     leaf = cfg.train_dataloader.dataset

@@ -1,4 +1,4 @@
-"""Names of images and maps, and the labels in the maps."""
+"""Data sets for segmentation: file names of images and maps, and the labels in the maps."""
 
 import shutil
 
@@ -13,22 +13,22 @@ from fcvit_mm.engine.hooks.corrupt_samples import guard
 from fcvit_mm.preflight.checks import data_problems
 
 
-def maps_of(data, change, dtype=np.uint8):
+def change_maps(data, change, dtype=np.uint8):
     for path in (data / 'annotations').rglob('*.png'):
         Image.fromarray(change(np.asarray(Image.open(path)).astype(int)).astype(dtype)).save(path)
 
 
-def test_maps_that_teach_nothing(own):
-    cfg, data = own('segmentation')
-    maps_of(data, lambda labels: np.zeros_like(labels))
+def test_maps_with_ignored_pixels_only(make_config):
+    cfg, data = make_config('segmentation')
+    change_maps(data, lambda labels: np.zeros_like(labels))
     found = only_problem(cfg)
     assert 'checked maps are ignored (255); their files contain 0 (reduce_zero_label=True): nothing can be' in found
 
 
-def test_labels_that_loading_wraps(own):
-    cfg, data = own('segmentation')
+def test_labels_above_255_loaded_with_8_bits(make_config):
+    cfg, data = make_config('segmentation')
     cfg.model.decode_head.num_classes = 400
-    maps_of(data, lambda labels: np.where(labels == 2, 300, labels), np.uint16)
+    change_maps(data, lambda labels: np.where(labels == 2, 300, labels), np.uint16)
     found = '\n'.join(data_problems(cfg, ['train_dataloader']))
     assert 'contain the labels 300, but are loaded with 8 bits: labels above 255 wrap around (300 becomes 44)' in found
 
@@ -36,33 +36,33 @@ def test_labels_that_loading_wraps(own):
 @pytest.mark.parametrize(
     'label, advice', [(254, '. If 254 marks ignored pixels, replace it by 255 in the maps'), (7, '')]
 )
-def test_another_ignored_label_in_the_files(own, label, advice):
-    cfg, data = own('segmentation')
-    maps_of(data, lambda labels: np.where(np.arange(64) < 3, label, labels))
+def test_labels_above_the_number_of_classes(make_config, label, advice):
+    cfg, data = make_config('segmentation')
+    change_maps(data, lambda labels: np.where(np.arange(64) < 3, label, labels))
     found = only_problem(cfg)
     assert f'contain the labels {label}, but the model has 6 classes' in found
     assert found.endswith(f'correct num_classes or the maps{advice}')
 
 
-def test_folders_that_are_exchanged(own):
-    cfg, data = own('segmentation')
+def test_exchanged_folders_of_images_and_maps(make_config):
+    cfg, data = make_config('segmentation')
     cfg.train_dataloader.dataset.data_prefix = dict(img_path='annotations/training', seg_map_path='images/training')
     found = only_problem(cfg)
     assert f'no images (*.jpg) in {data}/annotations/training (img_path), but in {data}/images/training' in found
     assert found.endswith('(seg_map_path): exchange them in data_prefix')
 
 
-def test_maps_of_half_the_size(own):
-    cfg, data = own('segmentation')
-    maps_of(data, lambda labels: labels[::2, ::2])
+def test_maps_of_another_size_than_the_image(make_config):
+    cfg, data = make_config('segmentation')
+    change_maps(data, lambda labels: labels[::2, ::2])
     found = only_problem(cfg)
     assert '8 of 8 checked maps have another size than their image (' in found
     assert '0.png has size (32, 32), but its image has (64, 64) (width, height), ' in found
     assert found.endswith(': use the maps of these images, or resize maps with the nearest neighbor')
 
 
-def test_zero_label_is_reduced_by_the_loading_step_only(own):
-    cfg, _ = own('segmentation')
+def test_reduce_zero_label_of_the_loading_step_only(make_config):
+    cfg, _ = make_config('segmentation')
     cfg.train_dataloader.dataset.reduce_zero_label = False
     assert only_problem(cfg) == (
         'train_dataloader: reduce_zero_label is False for the data set, but another value for LoadAnnotations in its '
@@ -71,15 +71,15 @@ def test_zero_label_is_reduced_by_the_loading_step_only(own):
 
 
 @pytest.mark.parametrize('bands', [3, 4, 2])
-def test_maps_with_colors(own, bands):
-    cfg, data = own('segmentation')
-    maps_of(data, lambda labels: np.dstack([labels] * bands))
+def test_maps_that_are_color_images(make_config, bands):
+    cfg, data = make_config('segmentation')
+    change_maps(data, lambda labels: np.dstack([labels] * bands))
     found = data_problems(cfg, ['train_dataloader'])
     assert len(found) == 1 and '8 of 8 checked maps are color images' in found[0] and f'{bands} channels' in found[0]
 
 
-def test_labels_out_of_range_are_met_in_training(own):
-    cfg, data = own('segmentation')
+def test_samples_with_labels_out_of_range_are_skipped_in_training(make_config):
+    cfg, data = make_config('segmentation')
     maps = sorted((data / 'annotations' / 'training').iterdir())
     Image.new('L', (64, 64), 77).save(maps[3])
     __import__('mmseg.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
@@ -90,8 +90,8 @@ def test_labels_out_of_range_are_met_in_training(own):
     assert dataset.prepare_data.marks.nonzero().flatten().tolist() == [3]
 
 
-def test_hidden_images_and_maps(own):
-    cfg, data = own('segmentation')
+def test_hidden_files_are_ignored(make_config):
+    cfg, data = make_config('segmentation')
     for path in [*data.rglob('*.jpg'), *data.rglob('*.png')]:
         path.with_name(f'._{path.name}').write_bytes(b'\0\5\26\7')
     (data / 'images' / 'training' / '__MACOSX').mkdir()
@@ -100,14 +100,14 @@ def test_hidden_images_and_maps(own):
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', None])
-def test_few_corrupt_images_do_not_count_as_corrupt_maps(own, said, content):
-    cfg, data = own('segmentation', {'custom_hooks': [dict(type='SkipCorruptSamplesHook', limit=0.5)]})
+def test_corrupt_images_are_not_reported_as_corrupt_maps(make_config, logged, content):
+    cfg, data = make_config('segmentation', {'custom_hooks': [dict(type='SkipCorruptSamplesHook', limit=0.5)]})
     first, second, *_ = sorted((data / 'images' / 'training').iterdir())
     for path in (first, second):
         path.write_bytes(path.read_bytes()[:300] if content is None else content)
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert '2 of 8 checked images are corrupt and will be skipped' in said[0] and len(said) == 1
-    # The map of a complete image is another matter.
+    assert '2 of 8 checked images are corrupt and will be skipped' in logged[0] and len(logged) == 1
+    # A corrupt map is a problem, even if its image is skipped.
     path = data / 'annotations' / 'training' / f'{first.stem}.png'
     path.write_bytes(b'')
     assert f'{path} is empty' in only_problem(cfg)
@@ -124,43 +124,45 @@ test_dataloader = val_dataloader
 """
 
 
-def test_masks_of_0_and_255_teach_nothing(own, said):
-    cfg, data = own('segmentation', more=TWO)
-    maps_of(data, lambda labels: np.where(labels > 1, 255, 0))
+def test_binary_maps_with_0_and_255(make_config, logged):
+    cfg, data = make_config('segmentation', more=TWO)
+    change_maps(data, lambda labels: np.where(labels > 1, 255, 0))
     assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == []
-    assert 'only 1 of 2 classes occurs (0) in 8 checked maps, whose files contain 0, 255; 255 is ignored' in said[0]
-    assert len(said) == 2 and 'in 5 checked maps' in said[1]
-    said.clear()
-    maps_of(data, lambda labels: np.where(labels == 255, 1, 0) * (1 + 254 * (np.arange(64) == 0)))
-    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == [] and said == []
+    assert 'only 1 of 2 classes occurs (0) in 8 checked maps, whose files contain 0, 255; 255 is ignored' in logged[0]
+    assert len(logged) == 2 and 'in 5 checked maps' in logged[1]
+    logged.clear()
+    change_maps(data, lambda labels: np.where(labels == 255, 1, 0) * (1 + 254 * (np.arange(64) == 0)))
+    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == [] and logged == []
 
 
-def test_images_with_another_suffix_in_segmentation(own, said):
-    cfg, data = own('segmentation')
+def test_images_with_another_suffix(make_config, logged):
+    cfg, data = make_config('segmentation')
     first, second, third, *others = sorted((data / 'images' / 'training').iterdir())
     renamed([first], '.jpeg')
     renamed([second], '.png')
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert len(said) == 1 and f'2 images in {data / "images/training"} end in .jpeg, .png' in said[0].replace('//', '/')
-    assert "img_suffix='.jpg'" in said[0]
-    said.clear()
+    assert len(logged) == 1 and f'2 images in {data / "images/training"} end in .jpeg, .png' in logged[0].replace(
+        '//', '/'
+    )
+    assert "img_suffix='.jpg'" in logged[0]
+    logged.clear()
     first.with_suffix('.jpeg').unlink()
     second.with_suffix('.png').unlink()
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert '2 segmentation maps in' in said[0] and 'have no image (*.jpg) in' in said[0]
+    assert '2 segmentation maps in' in logged[0] and 'have no image (*.jpg) in' in logged[0]
     renamed([third, *others], '.tiff')
     problem = only_problem(cfg)
     assert 'no images (*.jpg) in' in problem and "but 6 that end in .tiff: set img_suffix='.tiff'" in problem
 
 
-def test_maps_beside_images_and_colored_copies(own, said):
-    cfg, data = own('segmentation')
+def test_additional_files_in_the_folders_of_images_and_maps(make_config, logged):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations' / 'training').iterdir():
         shutil.copy(path, path.with_name(f'{path.stem}_color.png'))
         shutil.copy(path, data / 'images' / 'training')
-    assert data_problems(cfg, ['train_dataloader']) == [] and 'end in .png' in said.pop()
+    assert data_problems(cfg, ['train_dataloader']) == [] and 'end in .png' in logged.pop()
     cfg.train_dataloader.dataset.data_prefix.seg_map_path = 'images/training'
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,8 @@ def test_maps_beside_images_and_colored_copies(own, said):
         (lambda names: names, None),
     ],
 )
-def test_list_files_of_segmentation(own, change, message):
-    cfg, data = own('segmentation')
+def test_list_files(make_config, change, message):
+    cfg, data = make_config('segmentation')
     names = sorted(path.stem for path in (data / 'images' / 'training').iterdir())
     (data / 'train.txt').write_text('\n'.join(change(names)) + '\n')
     cfg.train_dataloader.dataset.ann_file = 'train.txt'
@@ -182,39 +184,39 @@ def test_list_files_of_segmentation(own, change, message):
         assert message in only_problem(cfg)
 
 
-def test_maps_as_jpeg(own):
-    cfg, data = own('segmentation')
+def test_maps_saved_as_jpeg(make_config):
+    cfg, data = make_config('segmentation')
     for path in list((data / 'annotations' / 'training').iterdir()):
         with Image.open(path) as image:
             image.point(lambda label: 9 * label).convert('L').save(path.with_suffix('.jpg'))
     cfg.train_dataloader.dataset.seg_map_suffix = '.jpg'
     assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only_problem(cfg)
-    for path in (data / 'annotations' / 'training').glob('*.jpg'):  # renamed, not converted
+    for path in (data / 'annotations' / 'training').glob('*.jpg'):  # JPEG files with the extension .png
         path.replace(path.with_suffix('.png'))
     cfg.train_dataloader.dataset.seg_map_suffix = '.png'
     assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only_problem(cfg)
 
 
-def test_segmentation_without_maps_is_for_predicting(own, said):
-    cfg, data = own('segmentation')
+def test_data_set_without_maps_with_format_only(make_config, logged):
+    cfg, data = make_config('segmentation')
     shutil.rmtree(data / 'annotations' / 'validation')
     dataset = cfg.val_dataloader.dataset
     dataset.data_prefix = dict(img_path='images/validation', seg_map_path='')
     dataset.pipeline = [dataset.pipeline[0], dataset.pipeline[-1]]
     cfg.val_evaluator = dict(type='IoUMetric', format_only=True, output_dir=str(data / 'out'))
     assert data_problems(cfg, ['val_dataloader']) == []
-    assert len(said) == 1 and 'with format_only=True' in said[0]
+    assert len(logged) == 1 and 'with format_only=True' in logged[0]
 
 
-def test_images_that_have_another_name_are_found(own):
-    cfg, data = own('segmentation')
+def test_maps_with_another_case_of_the_suffix(make_config):
+    cfg, data = make_config('segmentation')
     for path in list((data / 'annotations' / 'training').iterdir()):
         path.rename(path.with_suffix('.PNG'))
     assert only_problem(cfg).endswith('00000000.PNG exists, with another case of letters')
 
 
-def test_another_ignored_label_than_that_of_reduced_maps(own):
-    cfg, _ = own('segmentation')
+def test_ignore_index_with_reduce_zero_label(make_config):
+    cfg, _ = make_config('segmentation')
     cfg.train_dataloader.dataset.ignore_index = 0
     assert only_problem(cfg).endswith(
         'reduce_zero_label=True turns label 0 into 255, but the data set has ignore_index=0: set ignore_index=255 of '
@@ -222,21 +224,23 @@ def test_another_ignored_label_than_that_of_reduced_maps(own):
     )
 
 
-def test_classes_from_0_with_a_reduced_zero_label(own, said):
-    cfg, data = own('segmentation')
+def test_reduce_zero_label_with_classes_from_0(make_config, logged):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations' / 'training').iterdir():
         with Image.open(path) as image:
             image.point(lambda label: max(label - 1, 0)).save(path)
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert said == [
+    assert logged == [
         f'segmentation maps in {data / "annotations" / "training"} contain the labels 0 to 5, and '
         'reduce_zero_label=True ignores 0 and makes 1 the first class: if 0 is the first class, set '
         'reduce_zero_label=False of the data set and of LoadAnnotations'
     ]
 
 
-def test_class_that_a_head_ignores(own, said):
-    cfg, _ = own('segmentation', {'model.decode_head.ignore_index': 0, 'model.auxiliary_head.ignore_index': 255})
+def test_class_that_the_head_ignores(make_config, logged):
+    cfg, _ = make_config(
+        'segmentation', {'model.decode_head.ignore_index': 0, 'model.auxiliary_head.ignore_index': 255}
+    )
     for path in cfg.train_dataloader.dataset.pipeline:
         path.pop('reduce_zero_label', None)
     cfg.train_dataloader.dataset.reduce_zero_label = False
@@ -245,17 +249,17 @@ def test_class_that_a_head_ignores(own, said):
     names = ('none', *cfg.train_dataloader.dataset.metainfo.classes)
     cfg.train_dataloader.dataset.metainfo = dict(classes=names, palette=[[1, 1, number] for number in range(7)])
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert said == [
+    assert logged == [
         'model.decode_head.ignore_index is 0, which is a class in the segmentation maps: the head does not learn it. '
         'Set model.decode_head.ignore_index=255, unless this is intended'
     ]
-    said.clear()
+    logged.clear()
     cfg.train_dataloader.dataset.ignore_index = cfg.model.auxiliary_head.ignore_index = 0
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []
 
 
-def test_maps_of_fractions(own):
-    cfg, data = own('segmentation', {'train_dataloader.dataset.seg_map_suffix': '.tif'})
+def test_maps_with_non_integer_values(make_config):
+    cfg, data = make_config('segmentation', {'train_dataloader.dataset.seg_map_suffix': '.tif'})
     for path in (data / 'annotations' / 'training').glob('*.png'):
         with Image.open(path) as image:
             Image.fromarray((np.asarray(image) > 1).astype(np.float32) / 2).save(path.with_suffix('.tif'))
@@ -266,7 +270,7 @@ def test_maps_of_fractions(own):
 
 
 class LoadArrays:
-    """Somebody's own step, for maps that are arrays."""
+    """A user's transform that loads maps from .npy files."""
 
     with_seg = True
 
@@ -275,8 +279,8 @@ class LoadArrays:
         return {**results, 'gt_seg_map': labels, 'seg_fields': ['gt_seg_map']}
 
 
-def test_maps_that_are_arrays(own, said):
-    cfg, data = own('segmentation', {'train_dataloader.dataset.seg_map_suffix': '.npy'})
+def test_maps_in_npy_files(make_config, logged):
+    cfg, data = make_config('segmentation', {'train_dataloader.dataset.seg_map_suffix': '.npy'})
     for path in (data / 'annotations' / 'training').glob('*.png'):
         with Image.open(path) as image:
             np.save(path.with_suffix('.npy'), np.asarray(image).astype(int) - 1 & 255)
@@ -290,4 +294,4 @@ def test_maps_that_are_arrays(own, said):
     dataset.reduce_zero_label = False
     TRANSFORMS.register_module(name='LoadArrays', module=LoadArrays, force=True)
     dataset.pipeline = [dataset.pipeline[0], dict(type='LoadArrays'), dict(type='PackSegInputs')]
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []

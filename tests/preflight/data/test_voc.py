@@ -1,4 +1,4 @@
-"""Data sets with one XML file per image."""
+"""Data sets in VOC format, with one XML file per image."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ from fcvit_mm.preflight.checks import data_problems
 
 
 @pytest.fixture
-def voc(own):
-    """A config whose training set is in the format of VOC, and the folder of that."""
-    cfg, data = own('detection')
+def voc(make_config):
+    """A config with a training set in VOC format, and the folder of this data set."""
+    cfg, data = make_config('detection')
     root = data / 'VOC'
     for name in ('Annotations', 'JPEGImages'):
         (root / name).mkdir(parents=True)
@@ -39,21 +39,21 @@ def voc(own):
     return cfg, root
 
 
-def test_objects_in_xml_files(voc, said):
+def test_invalid_objects_in_xml_files(voc, logged):
     cfg, root = voc
-    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    assert data_problems(cfg, ['train_dataloader']) == [] and logged == []
     first = root / 'Annotations' / '1.xml'
     text = first.read_text()
     name = text.partition('<name>')[2].partition('<')[0]
     first.write_text(text.replace(f'<name>{name}<', f'<name>{name.title()}<'))
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert any(f"lacks their names ('{name.title()}')" in line for line in said)
+    assert any(f"lacks their names ('{name.title()}')" in line for line in logged)
     first.write_text(
         text.replace('xmin', 'x').replace('xmax', 'xmin').replace('<x>', '<xmax>').replace('</x>', '</xmax>')
     )
     assert 'boxes have no width or height, or their corners are swapped' in only_problem(cfg)
     cfg.train_dataloader.dataset.test_mode = True
-    assert data_problems(cfg, ['train_dataloader']) == [] and 'they count as missed' in said[-1]
+    assert data_problems(cfg, ['train_dataloader']) == [] and 'they count as missed' in logged[-1]
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_objects_in_xml_files(voc, said):
         (lambda text: text.replace('bndbox', 'robndbox'), '1.xml lacks an element that VOCDataset reads'),
     ],
 )
-def test_xml_files_that_cannot_be_loaded(voc, change, message):
+def test_invalid_xml_files(voc, change, message):
     cfg, root = voc
     path = root / 'Annotations' / '1.xml'
     path.write_text(change(path.read_text()))
     assert message in only_problem(cfg) and "remove '1' from" in only_problem(cfg)
 
 
-def test_names_in_lists_of_xml_files(voc):
+def test_list_file_with_suffixes(voc):
     cfg, root = voc
     (root / 'train.txt').write_text('1.jpg\n')
     found = only_problem(cfg)

@@ -1,33 +1,33 @@
-"""Labels of one class and of several."""
+"""Evaluation of the ground truth of classifiers, with one label per image and several."""
 
 import json
 
 from problems import validation_problems
 
 
-def test_topk_above_the_classes(own):
-    cfg, _ = own('classification')
+def test_topk_above_the_number_of_classes(make_config):
+    cfg, _ = make_config('classification')
     cfg.val_evaluator.topk = (1, 9)
     assert 'topk=(1, 9), but there are 5 classes: set topk=(1,)' in validation_problems(cfg)
 
 
-def test_classes_that_never_occur_cost_precision(own, said):
-    cfg, data = own('classification')
+def test_classes_that_never_occur_lower_the_precision(make_config, logged):
+    cfg, data = make_config('classification')
     cfg.val_evaluator = [dict(type='Accuracy'), dict(type='SingleLabelMetric'), dict(type='ConfusionMatrix')]
     validation_problems(cfg, 0)
-    assert said == []
+    assert logged == []
     for path in (data / 'val' / 'star').iterdir():
         path.unlink()
     (data / 'val' / 'star' / 'x.txt').write_text('')
     validation_problems(cfg, 0)
     assert (
-        'SingleLabelMetric: the ground truth itself scores only' in said[-1]
-        and 'the classes star never occur' in said[-1]
+        'SingleLabelMetric: the ground truth itself scores only' in logged[-1]
+        and 'the classes star never occur' in logged[-1]
     )
 
 
-def several_labels(cfg, data, difficult=False):
-    """A data set of mmpretrain for several labels an image."""
+def make_multi_label(cfg, data, difficult=False):
+    """Replace the validation set by one of several labels per image, and return it."""
     names = ('circle', 'cross', 'square', 'star', 'triangle')
     images = sorted((data / 'val').rglob('*.jpg'))
     rows = [
@@ -48,9 +48,9 @@ def several_labels(cfg, data, difficult=False):
     return leaf
 
 
-def test_several_labels_an_image(own, said):
-    cfg, data = own('classification')
-    leaf = several_labels(cfg, data)
+def test_multi_label_metrics(make_config, logged):
+    cfg, data = make_config('classification')
+    leaf = make_multi_label(cfg, data)
     cfg.val_evaluator = [
         dict(type='MultiLabelMetric', thr=0.5),
         dict(type='AveragePrecision'),
@@ -58,22 +58,22 @@ def test_several_labels_an_image(own, said):
         dict(type='VOCAveragePrecision', prefix='voc'),
     ]
     validation_problems(cfg, 0)
-    assert said == []
+    assert logged == []
     cfg.val_evaluator = dict(type='MultiLabelMetric', topk=1)
     validation_problems(cfg, 0)
-    assert 'its settings (thr=None, topk=1) do not fit the labels' in said[-1]
-    said.clear()
-    several_labels(cfg, data, difficult=True)
+    assert 'its settings (thr=None, topk=1) do not fit the labels' in logged[-1]
+    logged.clear()
+    make_multi_label(cfg, data, difficult=True)
     cfg.val_evaluator = dict(type='VOCAveragePrecision')
     validation_problems(cfg, 0)
-    assert said == []
+    assert logged == []
     leaf['pipeline'][-1].pop('meta_keys')
     cfg.val_dataloader.dataset = leaf
     assert "reads 'gt_label_difficult' of each sample" in validation_problems(cfg)
 
 
-def test_images_without_labels(own):
-    cfg, _ = own('classification')
+def test_images_without_labels(make_config):
+    cfg, _ = make_config('classification')
     cfg.val_dataloader.dataset.with_label = False
     message = 'Accuracy reads labels, but the data set has none (with_label=False): give the labels, or'
     assert message in validation_problems(cfg)

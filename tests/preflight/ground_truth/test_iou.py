@@ -1,4 +1,4 @@
-"""Segmentation maps, and the labels that an IoUMetric ignores."""
+"""Evaluation of segmentation maps by IoUMetric, and the labels that it ignores."""
 
 import numpy as np
 from PIL import Image
@@ -7,15 +7,15 @@ from problems import validation_problems
 from fcvit_mm.preflight.checks import data_problems
 
 
-def test_maps_of_turned_images(own):
-    cfg, data = own('segmentation')
+def test_maps_of_another_size_than_the_images(make_config):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations' / 'validation').iterdir():
         Image.fromarray(np.asarray(Image.open(path))[:32]).save(path)
     assert any('but its image has' in line for line in data_problems(cfg, ['val_dataloader']))
 
 
-def test_one_image_that_exif_data_turns(own, said):
-    cfg, data = own('segmentation')
+def test_one_image_rotated_by_exif_data(make_config, logged):
+    cfg, data = make_config('segmentation')
     path = sorted((data / 'images' / 'validation').iterdir())[0]
     label = sorted((data / 'annotations' / 'validation').iterdir())[0]
     Image.fromarray(np.asarray(Image.open(label))[:32]).save(label)
@@ -23,58 +23,58 @@ def test_one_image_that_exif_data_turns(own, said):
     exif[274] = 6
     Image.open(path).resize((64, 32)).save(path, exif=exif)
     validation_problems(cfg, 0)
-    assert f'1 images will be skipped: {label} has size (64, 32), but its image has (32, 64)' in said[0]
+    assert f'1 images will be skipped: {label} has size (64, 32), but its image has (32, 64)' in logged[0]
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    del said[:]
+    del logged[:]
     assert data_problems(cfg, ['test_dataloader']) == []
-    assert f'1 images will be skipped: {label} has size (64, 32), but its image has (32, 64)' in said[0]
+    assert f'1 images will be skipped: {label} has size (64, 32), but its image has (32, 64)' in logged[0]
 
 
-def test_everything_is_ignored(own):
-    cfg, data = own('segmentation')
+def test_all_pixels_are_ignored(make_config):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations' / 'validation').iterdir():
         Image.new('L', (64, 64), 0).save(path)
-    cfg.val_dataloader.dataset.test_mode = True  # the data set is not asked what it teaches
+    cfg.val_dataloader.dataset.test_mode = True  # otherwise the check of the training labels reports it
     assert 'all pixels of the 5 segmentation maps tested are ignored (255)' in validation_problems(cfg)
 
 
-def test_zero_label_is_reduced_in_one_place_only(own):
-    cfg, _ = own('segmentation', {'val_dataloader.dataset.reduce_zero_label': False})
+def test_reduce_zero_label_of_the_loading_step_only(make_config):
+    cfg, _ = make_config('segmentation', {'val_dataloader.dataset.reduce_zero_label': False})
     assert any('reduce_zero_label' in line for line in data_problems(cfg, ['val_dataloader']))
 
 
-def test_classes_that_count_although_they_never_occur(own, said):
-    cfg, data = own('segmentation')
+def test_classes_that_never_occur_lower_the_score_with_nan_to_num(make_config, logged):
+    cfg, data = make_config('segmentation')
     for path in (data / 'annotations' / 'validation').iterdir():
         labels = np.asarray(Image.open(path))
         Image.fromarray(np.where(labels == 6, 5, labels).astype(np.uint8)).save(path)
     validation_problems(cfg, 0)
-    assert '1 of 6 classes (triangle) occur in none of the 5 segmentation maps tested' in said[-1]
+    assert '1 of 6 classes (triangle) occur in none of the 5 segmentation maps tested' in logged[-1]
     cfg.val_evaluator.nan_to_num = 0
     validation_problems(cfg, 0)
     assert (
-        'the ground truth itself scores only' in said[-1]
-        and 'the classes triangle occur in none of 5 segmentation maps' in said[-1]
+        'the ground truth itself scores only' in logged[-1]
+        and 'the classes triangle occur in none of 5 segmentation maps' in logged[-1]
     )
 
 
-def test_more_labels_than_names(own):
-    """The head has room for them, the metric has not."""
-    cfg, _ = own('segmentation')
+def test_more_labels_than_class_names(make_config):
+    """The head has enough outputs for them, but the metric counts only the named classes."""
+    cfg, _ = make_config('segmentation')
     names = ('background', 'circle', 'cross')
     cfg.val_dataloader.dataset.metainfo = dict(classes=names, palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]])
     assert 'but the data set has 3 classes' in '\n'.join(data_problems(cfg, ['val_dataloader']))
 
 
-def test_samples_without_maps(own):
-    cfg, _ = own('segmentation')
+def test_samples_without_maps(make_config):
+    cfg, _ = make_config('segmentation')
     cfg.val_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
     problem = validation_problems(cfg)
     assert "IoUMetric reads 'gt_sem_seg' of each sample, which the pipeline of the data set does not pack" in problem
 
 
-def test_ignored_label_of_the_data_set_and_of_the_metric(own):
-    cfg, data = own('segmentation', {'val_dataloader.dataset.ignore_index': 250})
+def test_ignore_index_differs_between_data_set_and_metric(make_config):
+    cfg, data = make_config('segmentation', {'val_dataloader.dataset.ignore_index': 250})
     for path in (data / 'annotations' / 'validation').iterdir():
         with Image.open(path) as image:
             image.point(lambda label: label or 251).save(path)
@@ -86,8 +86,8 @@ def test_ignored_label_of_the_data_set_and_of_the_metric(own):
     assert data_problems(cfg, ['val_dataloader']) == []
 
 
-def test_segmentation_without_names_of_classes(own):
-    cfg, _ = own('segmentation')
+def test_missing_class_names(make_config):
+    cfg, _ = make_config('segmentation')
     cfg.val_dataloader.dataset.metainfo = None
     message = 'IoUMetric reads the names of the classes, which the data set lacks: set metainfo=dict('
     assert message in validation_problems(cfg)

@@ -1,4 +1,4 @@
-"""Panoptic segmentation maps and their file."""
+"""Evaluation of panoptic segmentation maps and their annotation file."""
 
 import importlib.util
 import json
@@ -9,8 +9,8 @@ from PIL import Image
 from problems import validation_problems
 
 
-def panoptic_set(cfg, data):
-    """Two segments an image, a thing in front of stuff, in COCO's panoptic format."""
+def make_panoptic(cfg, data):
+    """Replace the validation set by one in COCO's panoptic format, with a thing and stuff in each image."""
     (data / 'panoptic').mkdir(exist_ok=True)
     content = json.loads((data / 'annotations' / 'instances_val2017.json').read_text())
     annotations = []
@@ -44,11 +44,11 @@ def panoptic_set(cfg, data):
 
 
 @pytest.mark.skipif(importlib.util.find_spec('panopticapi') is None, reason='panopticapi is not installed')
-def test_panoptic(own, said):
-    cfg, data = own('detection')
-    path = panoptic_set(cfg, data)
+def test_panoptic_metric(make_config, logged):
+    cfg, data = make_config('detection')
+    path = make_panoptic(cfg, data)
     validation_problems(cfg, 0)
-    assert said == []
+    assert logged == []
     content = json.loads(path.read_text())
     for each in content['annotations'][0]['segments_info']:
         each['category_id'] = 3 - each['category_id']
@@ -61,7 +61,7 @@ def test_panoptic(own, said):
 
 
 @pytest.mark.skipif(importlib.util.find_spec('panopticapi') is not None, reason='panopticapi is installed')
-def test_metric_whose_package_is_missing(own):
-    cfg, data = own('detection')
-    panoptic_set(cfg, data)
+def test_missing_panopticapi_package(make_config):
+    cfg, data = make_config('detection')
+    make_panoptic(cfg, data)
     assert 'CocoPanopticMetric cannot be built (RuntimeError: panopticapi is not installed' in validation_problems(cfg)

@@ -1,4 +1,4 @@
-"""Boxes of VOC."""
+"""Evaluation of boxes by VOCMetric."""
 
 import pytest
 from problems import validation_problems
@@ -14,11 +14,11 @@ test_dataloader = val_dataloader
 """
 
 
-def test_voc(own, said, monkeypatch):
-    cfg, _ = own('detection', more=VOC)
+def test_voc_metric(make_config, logged, monkeypatch):
+    cfg, _ = make_config('detection', more=VOC)
     monkeypatch.setattr('os.fork', lambda: pytest.fail('a process was forked beside threads'))
     validation_problems(cfg, 0)
-    assert said == []
+    assert logged == []
     steps = cfg.val_dataloader.dataset.pipeline
     cfg.val_dataloader.dataset.pipeline = [steps[0], steps[2], steps[1], steps[3]]
     assert 'Load the annotations after Resize' in validation_problems(cfg)
@@ -27,4 +27,4 @@ def test_voc(own, said, monkeypatch):
     assert "VOCMetric reads 'labels' of each sample, which the pipeline of the data set does not pack" in problem
     cfg.val_evaluator.metric = 'recall'
     validation_problems(cfg, 0)
-    assert 'is not checked with the ground truth: it only evaluates predictions of the first class' in said[-1]
+    assert 'is not checked with the ground truth: it only evaluates predictions of the first class' in logged[-1]

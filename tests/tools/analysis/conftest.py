@@ -1,4 +1,4 @@
-"""Commands of tools/analysis, imported as modules, and what to give them."""
+"""Commands of tools/analysis, imported as modules, and images, configs and checkpoints for them."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ CLASSIFIER = str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py')
 
 @pytest.fixture
 def command():
-    """Name -> the command, as a function of its arguments."""
+    """Return a function that returns the command of a name, as a function of its arguments."""
     return lambda name: partial(call_tool, load_tool(f'analysis/{name}.py'))
 
 
@@ -39,7 +39,7 @@ def classifier():
 
 @pytest.fixture(scope='session')
 def classifier_checkpoint(tmp_path_factory):
-    """A checkpoint with random weights for that config."""
+    """A checkpoint of this classifier with random weights."""
     pytest.importorskip('mmpretrain')
     path = tmp_path_factory.mktemp('classifier') / 'random.pth'
     torch.save(dict(state_dict=load_network(CLASSIFIER).model.state_dict()), path)

@@ -1,4 +1,4 @@
-"""Arguments that the analysis commands share."""
+"""Arguments of several analysis commands."""
 
 import argparse
 import warnings
@@ -18,7 +18,7 @@ def arguments():
     return load_tool('analysis/arguments.py')
 
 
-def test_networks_and_their_names(arguments, monkeypatch, tmp_path):
+def test_networks_have_unique_names(arguments, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path('me@home').write_text('')
     monkeypatch.setattr(
@@ -28,7 +28,7 @@ def test_networks_and_their_names(arguments, monkeypatch, tmp_path):
     networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'], 'cpu')
     assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)', 'me@home']
     assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None, None]
-    # A config may have a number of its own, such as a downloaded file.
+    # The name of a config may already contain a number, such as that of a downloaded file.
     networks = arguments.load_networks(['b (2).py', 'b.py', 'b (2).py', 'b.py'], 'cpu')
     assert [network.name for network in networks] == ['b (2)', 'b', 'b (2) (2)', 'b (3)']
 
@@ -63,18 +63,18 @@ def test_sizes_queries_and_file_names(arguments):
 
 
 @pytest.mark.parametrize('text', ['48x', 'x48', '0', '-3', '1x2x3', 'large'])
-def test_wrong_sizes(arguments, text):
+def test_invalid_sizes_are_refused(arguments, text):
     with pytest.raises(UserError, match=f'--size is {text}, expected a height'):
         arguments.parse_size(text)
 
 
 @pytest.mark.parametrize('text', ['2,0.5', '0.5', 'middle', '0,0,0'])
-def test_wrong_queries(arguments, text):
+def test_invalid_queries_are_refused(arguments, text):
     with pytest.raises(UserError, match=f'--queries is {text}, expected Y,X as fractions'):
         arguments.parse_queries([text])
 
 
-def test_images_and_folders(arguments, image_folder):
+def test_images_are_found_in_files_and_folders(arguments, image_folder):
     paths = [str(image_folder / f'{i}.png') for i in range(2)]
     assert arguments.find_all_images([paths[1], str(image_folder)]) == [paths[1], *paths]
     (image_folder / 'film.mp4').write_bytes(b'x')
@@ -88,7 +88,7 @@ def test_images_and_folders(arguments, image_folder):
             arguments.find_all_images([str(image_folder / name)])
 
 
-def test_deprecated_name_of_images(arguments):
+def test_deprecated_option_pictures(arguments):
     parser = argparse.ArgumentParser()
     arguments.add_networks_and_images(parser, 'drawn')
     with pytest.warns(DeprecationWarning, match='--pictures is deprecated .* use --images'):
@@ -100,7 +100,7 @@ def test_deprecated_name_of_images(arguments):
 
 
 @pytest.mark.parametrize('name', ['attention', 'cam', 'oversmoothing', 'receptive_field', 'report', 'similarity'])
-def test_a_folder_that_cannot_be_written_is_found_first(command, tmp_path, name):
+def test_output_folder_is_checked_first(command, tmp_path, name):
     (tmp_path / 'file').write_text('')
     given = {'cam': ['a.py', 'b.pth', 'c.png'], 'report': ['a.py', 'b.pth', 'c.png'], 'similarity': ['a.py', 'b', 'c']}
     with pytest.raises(WriteError, match='file could not be written: Not a directory'):

@@ -1,4 +1,4 @@
-"""The command attention.py: an FCViT beside a transformer."""
+"""The command attention.py with an FCViT and a transformer."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from harness import run_tool
 
 
-def test_files_and_numbers(tmp_path, command, image_folder, classifier):
+def test_writes_figures_and_statistics(tmp_path, command, image_folder, classifier):
     pytest.importorskip('timm')
     out = tmp_path / 'out'
     command('attention')(
@@ -37,7 +37,7 @@ def test_files_and_numbers(tmp_path, command, image_folder, classifier):
     }
 
 
-def test_errors_are_one_message(tmp_path):
+def test_error_is_one_message(tmp_path):
     done = run_tool(
         'analysis/attention.py', 'a.py', '--images', tmp_path / 'none.png', '--out', tmp_path / 'out', check=False
     )

@@ -1,4 +1,4 @@
-"""The command cam.py: targets by name and index."""
+"""The command cam.py with targets given by name and index."""
 
 import json
 
@@ -17,7 +17,7 @@ def prepare(path, size=None):
     return Prepared(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, image, image.shape[:2])
 
 
-def test_files_and_numbers(tmp_path, command, image_folder, monkeypatch, capsys):
+def test_writes_figures_and_numbers(tmp_path, command, image_folder, monkeypatch, capsys):
     pytest.importorskip('pytorch_grad_cam')
     monkeypatch.setattr(
         'fcvit_mm.apis.load.load_network',

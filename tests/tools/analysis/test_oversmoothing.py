@@ -1,11 +1,11 @@
-"""The command oversmoothing.py: two networks."""
+"""The command oversmoothing.py with two networks."""
 
 import json
 
 import pytest
 
 
-def test_files_and_numbers(tmp_path, command, image_folder):
+def test_writes_figures_and_numbers(tmp_path, command, image_folder):
     pytest.importorskip('timm')
     out = tmp_path / 'out'
     command('oversmoothing')(

@@ -3,7 +3,7 @@
 import json
 
 
-def test_files_and_numbers(tmp_path, command, image_folder, classifier):
+def test_writes_figures_and_numbers(tmp_path, command, image_folder, classifier):
     out = tmp_path / 'out'
     command('receptive_field')([classifier, '--images', str(image_folder), '--size', '32x48', '--out', str(out)])
     assert sorted(path.name for path in out.iterdir()) == [

@@ -6,7 +6,7 @@ from fcvit_mm.analysis import report
 from fcvit_mm.errors import UserError
 
 
-def test_page_is_written(tmp_path, command, image_folder, classifier, classifier_checkpoint, monkeypatch, capsys):
+def test_report_is_written(tmp_path, command, image_folder, classifier, classifier_checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(report, 'SECTIONS', [section for section in report.SECTIONS if section[0] == 'Network'])
     command('report')(
         [classifier, classifier_checkpoint, str(image_folder), '--size', '32', '--out', str(tmp_path / 'out')]
@@ -18,7 +18,7 @@ def test_page_is_written(tmp_path, command, image_folder, classifier, classifier
     assert classifier_checkpoint in page and '2 images' in page
 
 
-def test_corrupt_images_give_no_page(tmp_path, command, image_folder, classifier, classifier_checkpoint):
+def test_corrupt_images_are_refused(tmp_path, command, image_folder, classifier, classifier_checkpoint):
     corrupt = image_folder / 'corrupt.png'
     corrupt.write_bytes((image_folder / '0.png').read_bytes()[:100])
     with pytest.raises(UserError, match='corrupt.png cannot be decoded'):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 
-def test_files_and_numbers(tmp_path, command, image_folder, classifier, classifier_checkpoint):
+def test_writes_figures_and_maps(tmp_path, command, image_folder, classifier, classifier_checkpoint):
     out = tmp_path / 'out'
     command('similarity')(
         [

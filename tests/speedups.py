@@ -1,4 +1,4 @@
-"""What takes the tests' commands longest and answers no question, done beforehand or not at all."""
+"""Speed-ups for the commands that tests start: preloaded imports, less garbage collection, fewer parsed configs."""
 
 import gc
 import importlib.util
@@ -8,23 +8,23 @@ from itertools import product
 
 LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg')
 imported = 0
-#: What the package itself imports.
+#: Modules that the package imports.
 CORE = ('torch', 'mmengine.runner')
 #: The libraries import these when the first model, metric or transform is built.
-ROOMS = ('apis', 'datasets', 'engine', 'evaluation', 'models', 'visualization')
+SUBPACKAGES = ('apis', 'datasets', 'engine', 'evaluation', 'models', 'visualization')
 TIMM = ('timm',) if importlib.util.find_spec('timm') else ()
 PRELOAD = (
     *('torch._dynamo', 'torch.utils.flop_counter', 'yapf.yapflib.yapf_api', 'setuptools', 'fcvit_mm', *TIMM),
-    *(f'{package}.{room}' for package, room in product(LIBRARIES, ROOMS) if importlib.util.find_spec(package)),
+    *(f'{library}.{name}' for library, name in product(LIBRARIES, SUBPACKAGES) if importlib.util.find_spec(library)),
     *('fcvit_mm.engine.run', 'fcvit_mm.preflight.checks', 'matplotlib.backends.backend_agg'),
 )
 
 
-def hurry_configs():
-    """Let MMEngine log and save a config's text as it is, and look for the libraries' configs in little time.
+def speed_up_configs():
+    """Make MMEngine save configs without formatting, and find configs of libraries faster.
 
-    yapf takes half a second to lay out a text, the parser of YAML a few to read a library's index, which lists no
-    config of ``_base_``.
+    yapf takes half a second to format a config, and the YAML parser a few seconds to read the index of a library, which
+    does not list configs in ``_base_``.
     """
     import mmengine.config.config as config
     import mmengine.config.utils as config_utils
@@ -44,15 +44,15 @@ def hurry_configs():
     yapf.yapflib.yapf_api.FormatCode = lambda text, style_config=None, **_: (text, False)
 
 
-def collect_no_garbage():
-    """Leave the garbage where it is while much is imported: collecting takes seconds of that and finds nothing."""
+def disable_garbage_collection():
+    """Disable garbage collection during imports, where it takes seconds and finds nothing."""
     gc.disable()
 
 
-def pass_over_what_is_imported():
-    """Collect garbage again, but among later objects: MMEngine's data sets do so, half a second each time."""
+def freeze_imported_objects():
+    """Enable garbage collection, but only for later objects: MMEngine's data sets collect often, in half a second."""
     global imported
-    if len(sys.modules) > imported + 200:  # a library, once more
+    if len(sys.modules) > imported + 200:  # another library was imported
         if imported:
             gc.collect()
         gc.freeze()

@@ -1,12 +1,12 @@
-"""A server that has imported the libraries, and a command ``python`` whose processes are forked from it.
+"""A server process that has imported the libraries, and a replacement of ``python`` that forks from this process.
 
-Importing PyTorch and the libraries takes 13 seconds of processor time; few of the tests' commands do as much. All of
-pytest-xdist's workers share the server: the first to need it starts it, and it ends with the last of them. The command
-stands in for an interpreter wherever one can be named (``$PYTHON``, ``torchrun``'s ``$PYTHON_EXEC``): its process hands
-over folder, environment, files and signals, and ends as the forked one does.
+Importing PyTorch and the libraries takes 13 seconds of CPU time, more than most commands that the tests start. All
+workers of pytest-xdist share one server: the first that needs it starts it, and it ends with the last of them. The
+command replaces an interpreter wherever one can be configured (``$PYTHON``, ``$PYTHON_EXEC`` of ``torchrun``). It
+passes its folder, environment, files and signals to the forked process, and exits with the same status.
 
-``python -IS warm.py NAME [-u] FILE | -m MODULE | -c CODE`` is the command; ``python warm.py NAME --serve MODULE...`` is
-the server, on a socket of that name without a file.
+``python -IS fork_server.py NAME [-u] FILE | -m MODULE | -c CODE`` is the command, and ``python fork_server.py NAME
+--serve MODULE...`` the server, which listens on an abstract socket of this name.
 """
 
 import json
@@ -17,10 +17,10 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 FORWARDED = ('SIGHUP', 'SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2')
 LEASE = b'lease'
-#: Seconds after which a server that nobody holds ends: who began it was killed.
+#: Seconds after which a server without leases ends, because the process that started it was killed.
 UNUSED = 120
-#: What follows the name in that of the server that has imported little.
-FEW = '-few'
+#: Suffix of the name of the server that has imported only torch and MMEngine.
+CORE = '-core'
 
 
 def connect(name):
@@ -29,17 +29,17 @@ def connect(name):
     return connection
 
 
-# The command: nothing but the above is imported, for it is started hundreds of times.
+# The command. It imports only the modules above, because it is started hundreds of times.
 
 
 def run(name, arguments):
-    """Let the server run Python with these arguments; end as that process ends."""
+    """Let the server run Python with these arguments, and exit as that process does."""
     import signal
 
     try:
         connection = connect(name)
     except ConnectionRefusedError:
-        sys.exit('the server of warm processes did not start: its traceback went to the first test that needed it')
+        sys.exit('the fork server did not start: its traceback is in the output of the first test that needed it')
     text = json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode()
     socket.send_fds(connection, [len(text).to_bytes(8, 'big')], [0, 1, 2])
     connection.sendall(text)
@@ -47,7 +47,7 @@ def run(name, arguments):
         signal.signal(getattr(signal, forwarded), lambda number, frame: connection.sendall(bytes([number])))
     answer = connection.recv(16)
     if not answer:
-        sys.exit('the server of warm processes is gone')
+        sys.exit('the fork server has ended')
     status = int(answer)
     if status < 0:
         if -status != signal.SIGKILL:
@@ -60,14 +60,14 @@ def run(name, arguments):
 
 
 class Server:
-    """Forks a process for each request, until the last of those that hold a lease has gone."""
+    """Server that forks a process for each request, until the last lease ends."""
 
     def __init__(self, listener):
         import selectors
         import signal
 
         self.listener = listener
-        self.children, self.leases = {}, set()  # process -> connection of who asked for it
+        self.children, self.leases = {}, set()  # process id -> connection of the client
         self.selector = selectors.DefaultSelector()
         self.ended, wakes = socket.socketpair()
         wakes.setblocking(False)
@@ -78,7 +78,7 @@ class Server:
             self.selector.register(readable, selectors.EVENT_READ, action)
 
     def serve(self):
-        """Return what the process that was forked has to run; None where all have gone."""
+        """Return the request in a forked process, and None in the server after the last lease."""
         had_leases = False
         while self.leases or not had_leases:
             ready = self.selector.select(None if had_leases else UNUSED)
@@ -110,7 +110,7 @@ class Server:
         length, text = int.from_bytes(first, 'big'), b''
         while len(text) < length and (part := connection.recv(length - len(text))):
             text += part
-        child = os.fork() if text and len(text) == length else None  # else who asked is gone
+        child = os.fork() if text and len(text) == length else None  # otherwise the client has disconnected
         if child == 0:
             self.leave()
             for number, file in enumerate(files):
@@ -129,7 +129,7 @@ class Server:
         return None
 
     def leave(self):
-        """Forget, in the process that was forked, what is the server's."""
+        """Close the sockets of the server in the forked process."""
         import signal
 
         signal.set_wakeup_fd(-1)
@@ -145,7 +145,7 @@ class Server:
         connection.close()
 
     def signal(self, child, connection):
-        """Hand a signal on; who asked and is no more was killed, and the process with it."""
+        """Forward a signal; if the client was killed, kill the process, too."""
         if child not in self.children:
             return
         numbers = connection.recv(16)
@@ -167,12 +167,12 @@ class Server:
                 self.selector.unregister(connection)
                 connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
             except (KeyError, OSError):
-                pass  # killed: nobody waits for it
+                pass  # the client was killed
             connection.close()
 
 
 def be(request, path):
-    """Become the process that was asked for: an interpreter with these arguments, up to its end."""
+    """Run the request in the forked process like an interpreter with these arguments, and exit."""
     import atexit
     import io
     import threading
@@ -184,7 +184,7 @@ def be(request, path):
     arguments = list(request['arguments'])
     unbuffered = arguments[:1] == ['-u']
     del arguments[: int(unbuffered)]
-    # A new one: the server's is of another file, which could seek.
+    # A new stream, because that of the server belongs to another file, which may be seekable.
     binary = io.BufferedWriter(io.FileIO(1, 'wb', closefd=False))
     sys.stdout = io.TextIOWrapper(binary, sys.stdout.encoding, sys.stdout.errors, write_through=unbuffered)
     try:
@@ -226,18 +226,18 @@ def listen(name):
 
 
 def serve(name, modules):
-    """Be two servers: of processes that have imported the modules up to ``-``, and of those that have imported all."""
+    """Run two servers: one has imported the modules before ``-``, the other all modules."""
     import importlib
     import warnings
 
-    import quick
+    import speedups
 
     own = {HERE, *os.environ.get('PYTHONPATH', '').split(os.pathsep)}
     try:
-        all_of_them, few = listen(name), listen(f'{name}{FEW}')
+        all_of_them, few = listen(name), listen(f'{name}{CORE}')
     except OSError:
-        return  # another worker was faster
-    quick.collect_no_garbage()
+        return  # another worker started it
+    speedups.disable_garbage_collection()
     for module in modules:
         if module != '-':
             with warnings.catch_warnings():
@@ -249,13 +249,13 @@ def serve(name, modules):
         else:
             few.close()
     else:
-        quick.hurry_configs()
-    quick.pass_over_what_is_imported()
-    sys.stdout.flush()  # else every process would print once more what libraries print when they are imported
+        speedups.speed_up_configs()
+    speedups.freeze_imported_objects()
+    sys.stdout.flush()  # otherwise every process would print the messages of the imports again
     request = Server(few if all_of_them.fileno() < 0 else all_of_them).serve()
     if request is not None:
         be(request, [folder for folder in sys.path if folder not in own])
-    os._exit(0)  # without the seconds in which an interpreter forgets what it imported
+    os._exit(0)  # skips the cleanup of the interpreter, which takes seconds
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Warnings of the preflight checks, and the examples in them."""
+"""Log messages of the preflight checks, and short lists of examples in them."""
 
 import logging
 from typing import Any, Iterable, List
@@ -9,9 +9,14 @@ from mmengine.logging import print_log
 SHOWN = 5
 
 
-def remark(text: str, level: int = logging.WARNING) -> None:
+def log_warning(text: str) -> None:
     """Log a warning."""
-    print_log(text, logger='current', level=level)
+    print_log(text, logger='current', level=logging.WARNING)
+
+
+def log_info(text: str) -> None:
+    """Log a message that is not a warning."""
+    print_log(text, logger='current', level=logging.INFO)
 
 
 def shorten(items: Iterable[Any], shown: int = SHOWN) -> str:

@@ -1,4 +1,4 @@
-"""The house keeps its rooms: who imports whom, which test belongs to which module, who writes, which words are used."""
+"""Conventions of the code: directions of imports, a test file for each module, atomic writes, error reports, terms."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ import fast
 import pytest
 from harness import ROOT
 
-#: Floors, the lowest first: a module imports from floors below its own, and from its own room.
-FLOORS = [
+#: Layers of subpackages, the lowest first. A module may import from lower layers and from its own subpackage.
+LAYERS = [
     {'errors', 'options', 'version', 'registry', 'dependencies', 'files', 'images', 'deprecation'},
     {'ops'},
     {'models', 'datasets', 'mmcv_ext'},
@@ -20,8 +20,8 @@ FLOORS = [
     {'analysis', 'export', 'publishing', 'preflight'},
     {'app'},
 ]
-#: On the same floor: who imports whom, one way.
-BESIDE = {
+#: Allowed imports between subpackages of the same layer: (importing, imported).
+SAME_LAYER = {
     ('dependencies', 'errors'),
     ('options', 'errors'),
     ('options', 'dependencies'),
@@ -31,10 +31,10 @@ BESIDE = {
     ('apis', 'engine'),
     ('apis', 'timm'),
 }
-#: ``import fcvit_mm`` registers what configs name.
+#: The package itself, whose import registers the types of configs.
 PACKAGE = 'fcvit_mm'
 
-#: Modules whose tests stand elsewhere, and where.
+#: Modules whose tests are in another file.
 TESTED_ELSEWHERE = {
     'fcvit_mm/version.py': 'tests/test_package.py',
     'fcvit_mm/checkpoints/errors.py': 'tests/checkpoints/test_safe_load.py',
@@ -50,11 +50,11 @@ TESTED_ELSEWHERE = {
     'fcvit_mm/ops/triton/global_context_kernels.py': 'tests/ops/triton/test_global_context.py',
     'fcvit_mm/ops/triton/group_norm_kernels.py': 'tests/ops/triton/test_group_norm.py',
 }
-#: Modules that write other than by ``fcvit_mm.files``, and why.
+#: Modules that may write without ``fcvit_mm.files``, and the reason.
 WRITERS = {
     'fcvit_mm/files.py': 'the writer',
     'fcvit_mm/datasets/shapes.py': 'swaps complete folders',
-    'dev/check_resume.py': 'puts a writer that fails in the place of the real one',
+    'dev/check_resume.py': 'replaces the writer by one that fails',
     'dev/benchmark/measure.py': 'resets a counter under /proc',
 }
 COMMANDS = [
@@ -63,7 +63,7 @@ COMMANDS = [
     for path in sorted((ROOT / folder).rglob('*.py'))
     if '__main__' in path.read_text()
 ]
-#: Expressions of the column "not", with what to say.
+#: Terms that are not used, and their replacements.
 WORDS = {
     r'pictures?': 'image',
     r'remed(y|ies)': 'method',
@@ -78,7 +78,7 @@ WORDS = {
     r'in words': 'as text',
     r'looks? at (the|a|an|each|every) (config|data|dataset|file|folder|annotation|checkpoint)s?': 'check',
 }
-#: Where such an expression is no relapse: files, lines that match, why.
+#: Exceptions: patterns of files and lines, and the reason.
 ALLOWED = [
     (r'fcvit_mm/deprecation\.py|CHANGELOG\.md', r'.', 'list the old names'),
     (r'.', r"deprecated_class\(|deprecated name|dict\(remedies=|'remedies'|DEPRECATED_", 'old names that are kept'),
@@ -88,7 +88,7 @@ ALLOWED = [
 
 
 def sources(*folders):
-    """Return the Python files of folders, relative to the project's root."""
+    """Return the Python files in folders, relative to the root of the project."""
     return [path.relative_to(ROOT) for folder in folders for path in sorted((ROOT / folder).rglob('*.py'))]
 
 
@@ -110,7 +110,7 @@ def tree_of(path):
 
 
 def imports_of(path, at_import=False):
-    """Return the modules of this package that a file imports, inside functions too unless ``at_import``."""
+    """Return the modules of this package that a file imports; with ``at_import``, without those inside functions."""
     package = module_name(path).split('.')
     if path.name != '__init__.py':
         package = package[:-1]
@@ -134,44 +134,47 @@ def imports_of(path, at_import=False):
     return {name for name in found if name in NAMES}
 
 
-def room_of(name):
-    """Return the first part of a module's name in the package; the package itself is above all."""
+def subpackage_of(name):
+    """Return the first part of a module's name after that of the package."""
     parts = name.split('.')
     return parts[1] if len(parts) > 1 else PACKAGE
 
 
-FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+LAYER = {subpackage: number for number, layer in enumerate(LAYERS) for subpackage in layer}
 
 
-def test_every_room_has_a_floor():
-    rooms = {room_of(name) for name in NAMES} - {PACKAGE}
-    assert rooms == set(FLOOR)
+def test_every_subpackage_has_a_layer():
+    subpackages = {subpackage_of(name) for name in NAMES} - {PACKAGE}
+    assert subpackages == set(LAYER)
 
 
 @pytest.mark.parametrize('path', MODULES, ids=str)
-def test_imports_point_downstairs(path):
-    room = room_of(module_name(path))
-    if room == PACKAGE:
+def test_imports_are_from_lower_layers(path):
+    subpackage = subpackage_of(module_name(path))
+    if subpackage == PACKAGE:
         return
     for name in imports_of(path):
-        other = room_of(name)
-        if other in (room, PACKAGE):
+        other = subpackage_of(name)
+        if other in (subpackage, PACKAGE):
             continue
-        assert FLOOR[other] < FLOOR[room] or (room, other) in BESIDE, f'{room} must not import {name}'
+        assert LAYER[other] < LAYER[subpackage] or (subpackage, other) in SAME_LAYER, (
+            f'{subpackage} must not import {name}'
+        )
 
 
 def test_modules_do_not_import_the_package_itself():
-    """``from .. import X`` in a room would import what stands above it."""
+    """``from .. import X`` in a subpackage would import higher layers."""
     for path in MODULES:
-        if room_of(module_name(path)) in (PACKAGE, 'timm', 'mmpretrain'):
+        if subpackage_of(module_name(path)) in (PACKAGE, 'timm', 'mmpretrain'):
             continue
         assert (
-            PACKAGE not in imports_of(path, at_import=True) or room_of(module_name(path)) in FLOORS[-1] | FLOORS[-2]
+            PACKAGE not in imports_of(path, at_import=True)
+            or subpackage_of(module_name(path)) in LAYERS[-1] | LAYERS[-2]
         ), path
 
 
-def test_nothing_is_imported_in_circles():
-    """Nor inside functions, which hides a circle; packages' __init__ collect what is below and are left out."""
+def test_there_are_no_circular_imports():
+    """Also not inside functions. The ``__init__`` files of packages collect names and are not checked."""
     edges = {module_name(path): imports_of(path) for path in MODULES if path.name != '__init__.py'}
     done, under_way = set(), []
 
@@ -189,7 +192,7 @@ def test_nothing_is_imported_in_circles():
         visit(name)
 
 
-def test_the_product_does_not_import_what_only_its_developers_have():
+def test_package_and_tools_do_not_import_dev_or_tests():
     for path in [*MODULES, *sources('tools')]:
         for node in ast.walk(tree_of(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -198,7 +201,7 @@ def test_the_product_does_not_import_what_only_its_developers_have():
 
 
 def mirrored(path):
-    """Return where the tests of a module stand."""
+    """Return the default path of the tests of a module."""
     parts = path.parts[1:] if path.parts[0] == PACKAGE else path.parts
     name = '_'.join(filter(None, path.stem.split('_')))
     return Path('tests', *parts[:-1], f'test_{name}.py')
@@ -212,7 +215,7 @@ def test_every_module_has_its_tests_at_the_mirrored_path(path):
     assert (ROOT / expected).is_file(), f'{path} needs {expected}'
 
 
-def test_exceptions_are_still_there():
+def test_listed_exceptions_exist():
     for table in (TESTED_ELSEWHERE, WRITERS):
         assert all((ROOT / path).is_file() for path in table)
     for module in fast.EXCEPTIONS:
@@ -220,7 +223,7 @@ def test_exceptions_are_still_there():
 
 
 def writes(node):
-    """Return whether a call writes a file by itself."""
+    """Return whether a call writes a file."""
     if not isinstance(node, ast.Call):
         return False
     called = ast.unparse(node.func)
@@ -236,17 +239,17 @@ def writes(node):
 
 
 @pytest.mark.parametrize('path', [*MODULES, *sources('tools', 'dev')], ids=str)
-def test_only_the_writer_writes(path):
+def test_files_are_written_through_fcvit_mm_files(path):
     if path.as_posix() in WRITERS:
         return
     found = [f'{path}:{node.lineno}: {ast.unparse(node)[:80]}' for node in ast.walk(tree_of(path)) if writes(node)]
-    # Into memory, or to a path that the writer gave.
+    # Writing to memory, or to a temporary path of fcvit_mm.files, is allowed.
     found = [line for line in found if not re.search(r'torch\.save\(.*(buffer|file|stream|temporary)', line)]
-    assert not found, 'written through fcvit_mm.files: ' + '; '.join(found)
+    assert not found, 'not written through fcvit_mm.files: ' + '; '.join(found)
 
 
 @pytest.mark.parametrize('path', COMMANDS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_command_reports_errors_in_the_one_way(path):
+def test_every_command_uses_run_command_and_command_parser(path):
     tree = ast.parse(path.read_text())
     main = tree.body[-1]
     assert isinstance(main, ast.If) and '__main__' in ast.unparse(main.test)
@@ -257,7 +260,7 @@ def test_every_command_reports_errors_in_the_one_way(path):
 
 
 def texts():
-    """Return the files that people read: code, configs and pages."""
+    """Return code, configs and documentation."""
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip('not a git checkout')
@@ -272,7 +275,7 @@ def texts():
 
 
 @pytest.mark.parametrize('word', WORDS)
-def test_words_that_were_replaced_do_not_come_back(word):
+def test_replaced_terms_are_not_used(word):
     found = []
     for path in texts():
         for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):
@@ -285,8 +288,8 @@ def test_words_that_were_replaced_do_not_come_back(word):
 
 
 @pytest.mark.parametrize('path', [*MODULES, *sources('tools', 'dev')], ids=str)
-def test_docstrings_begin_with_what_is_done(path):
-    """No "What ..." and no "Whether ..."."""
+def test_docstrings_do_not_begin_with_what_or_whether(path):
+    """They begin with an imperative verb or a noun phrase."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
             first = (ast.get_docstring(node) or '').split('\n')[0]
