@@ -33,6 +33,8 @@ def test_unsupported_models_are_refused():
 def test_classifiers_without_softmax_are_refused(kind):
     """For example, the softmax of a regression with one value is always 1."""
     heads = pytest.importorskip('mmpretrain.models.heads')
+    if not hasattr(heads, kind):
+        pytest.skip(f'this mmpretrain has no {kind}')
     model = nn.Module()
     options = dict(num_classes=2, in_channels=(2, 2)) if kind == 'ConformerHead' else {}
     model.backbone, model.head = nn.Identity(), getattr(heads, kind)(**options)
