@@ -67,7 +67,7 @@ def setting_problems(cfg: Config) -> List[str]:
     report_no_learning_rate(cfg)
     report_uncounted_batches(cfg)
     problems += text_problems(cfg) + mixed_precision_problems(cfg) + priority_problems(cfg)
-    return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
+    return problems + invalid_class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
 
 
 def mixed_precision_problems(cfg: Config) -> List[str]:
@@ -96,7 +96,7 @@ def priority_problems(cfg: Config) -> List[str]:
     return problems
 
 
-def class_number_problems(cfg: Config) -> List[str]:
+def invalid_class_number_problems(cfg: Config) -> List[str]:
     """Check that numbers of classes are integers."""
     wrong = [
         (type_name(node), node['num_classes'])
