@@ -206,9 +206,8 @@ def only_one(path: PathLike, waiting: str, timeout: float = -1) -> Iterator[None
         print_log(waiting, logger='current')
         lock.acquire(timeout=timeout)
     except (NotImplementedError, OSError) as error:
-        if (
-            not isinstance(error, OSError) or error.errno in NO_LOCKS
-        ):  # otherwise all writes fail, with their own message
+        # Otherwise the folder cannot be written, and the writes that follow say why.
+        if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
             print_log(
                 f'{folder} does not support file locks: write to it with one process at a time.', logger='current'
             )
