@@ -12,6 +12,7 @@ which imports the rest, and ends with ``run_command(main, parse_args)``.
 import importlib.util
 import sys
 from importlib.machinery import PathFinder
+from os.path import basename
 
 PACKAGE = 'fcvit_mm'
 
@@ -26,6 +27,11 @@ def import_without_package(name: str) -> None:
     spec.loader.exec_module(module)
 
 
+if PACKAGE not in sys.modules and importlib.util.find_spec(PACKAGE) is None:
+    sys.exit(
+        f'{basename(sys.argv[0])}: {sys.executable} has no package {PACKAGE}: activate the environment '
+        '(source .venv/bin/activate), or install the package (pip install -e .)'
+    )
 for each in ('errors', 'options'):
     import_without_package(f'{PACKAGE}.{each}')
 

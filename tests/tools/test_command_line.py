@@ -145,4 +145,7 @@ runpy.run_path({str(ROOT / 'tools' / 'get_flops.py')!r}, run_name='__main__')
 def test_error_if_fcvit_mm_is_not_installed():
     code = f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r}); import command_line'
     done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
-    assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'fcvit_mm'")
+    assert done.returncode == 1 and done.stderr == (
+        f'-c: {sys.executable} has no package fcvit_mm: activate the environment (source .venv/bin/activate), or '
+        'install the package (pip install -e .)\n'
+    )
