@@ -23,7 +23,7 @@ from command_line import (
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
-    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
+    parser.add_argument('checkpoint', help='checkpoint file, published:NAME, or a URL')
     parser.add_argument('--format', required=True, choices=EXPORT_FORMATS, help='file format')
     parser.add_argument(
         '--out',

@@ -15,7 +15,7 @@ from command_line import TABLES, add_config_options, add_launcher_options, comma
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
+    parser.add_argument('checkpoint', help='checkpoint file, published:NAME, or a URL')
     parser.add_argument(
         'inputs',
         nargs='+',

@@ -16,7 +16,7 @@ from command_line import (
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
+    parser.add_argument('checkpoint', help='checkpoint file, published:NAME, or a URL')
     parser.add_argument('--work-dir', help='folder for the metrics (default: ./work_dirs/<config name>)')
     parser.add_argument(
         '--out', help='write the predictions to this .pkl file, or folder of PNG files for segmentation'

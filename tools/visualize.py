@@ -9,7 +9,7 @@ from command_line import add_config_options, check_device, check_fraction, comma
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
+    parser.add_argument('checkpoint', help='checkpoint file, published:NAME, or a URL')
     parser.add_argument('input', help='image, folder of images, or video')
     parser.add_argument(
         '--out-dir', required=True, help='folder for the images (PNG) or the video (MP4) with predictions drawn on them'

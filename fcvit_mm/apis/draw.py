@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import load_complete
+from ..checkpoints import fetch_checkpoint, load_complete
 from ..engine.config import TASKS, leaf_datasets, set_pretrained, task_of
 from ..engine.machine import adapt_to_machine
 from ..engine.wrapped import backbone_config
@@ -68,6 +68,7 @@ def build_drawer(
         NetworkError: Raised by the function if the image has the wrong number of channels.
     """
     task = task_of(cfg)
+    checkpoint = fetch_checkpoint(checkpoint)
     content = read_trained(checkpoint)
     adapt_to_machine(cfg)
     if backbone_config(cfg.model).get('init_cfg'):  # the checkpoint contains the backbone's weights, too

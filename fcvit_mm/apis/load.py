@@ -89,16 +89,14 @@ def read_trained(checkpoint: str) -> Dict[str, Any]:
     """Read and check a checkpoint without running code from it.
 
     Args:
-        checkpoint (str): A local file.
+        checkpoint (str): Argument of :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
 
     Returns:
         dict: Content of the file: ``state_dict``, ``meta``, ... or bare weights.
 
     Raises:
-        CheckpointError: It is a URL, cannot be read, or contains NaN or infinite weights.
+        CheckpointError: It cannot be downloaded or read, or contains NaN or infinite weights.
     """
-    if '://' in checkpoint:
-        raise CheckpointError(f'{checkpoint} is a URL: download the file and give its path')
     content = read_checkpoint(checkpoint)
     check_finite(weights_of(content, checkpoint), checkpoint)
     return content

@@ -7,7 +7,7 @@ from ..models import Backbone
 from .convert import convert_checkpoint
 from .download import DownloadError
 from .errors import CheckpointError, CheckpointExistsError, CheckpointNotFoundError
-from .load import check_fits, load_complete, load_pretrained
+from .load import check_fits, fetch_checkpoint, load_complete, load_pretrained
 from .names import weights_of
 from .published import (
     PUBLISHED,
@@ -35,6 +35,7 @@ __all__ = [
     'check_finite',
     'check_fits',
     'convert_checkpoint',
+    'fetch_checkpoint',
     'fetch_published',
     'find_published',
     'is_published',

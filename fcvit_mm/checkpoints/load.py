@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 import torch.nn as nn
-from mmengine.dist import barrier, get_dist_info
+from mmengine.dist import barrier, get_dist_info, is_distributed
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from mmengine.runner import CheckpointLoader
@@ -25,11 +25,13 @@ from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
 from .published_files import published_path
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
-from .safe_load import is_shard, read_checkpoint
+from .safe_load import READERS, is_shard, read_checkpoint
 
 OTHER_FILE = (
     'Give the config that it was trained with; a published file is first converted by tools/convert_checkpoint.py'
 )
+#: Beginnings of the addresses that are downloaded.
+URLS = ('http://', 'https://')
 #: Beginning of the names of parameters in blocks, in a complete model.
 _BLOCK = re.compile(r'(?:.*\.)?stages\.\d+\.blocks\.\d+(?=\.)')
 FROM_SCRATCH = 'to train from scratch, pretrained=None (init_cfg=None in the backbone)'
@@ -84,6 +86,8 @@ def load_pretrained(
 def local_path(checkpoint: str) -> str:
     """Return the local file of a path, ``published:NAME`` or URL; one process per machine downloads it.
 
+    Processes that have not joined yet wait for the one that downloads.
+
     Raises:
         CheckpointError: Another kind of URL, or the download fails.
     """
@@ -103,7 +107,7 @@ def local_path(checkpoint: str) -> str:
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
     error: Optional[Exception] = None
-    if rank == 0 and not os.path.exists(path):
+    if (rank == 0 or not is_distributed()) and not os.path.exists(path):
         try:
             download(checkpoint, path, partial(_check_download, checkpoint))
         except (CheckpointError, WriteError) as failure:
@@ -113,6 +117,22 @@ def local_path(checkpoint: str) -> str:
         reason = error or f'{checkpoint} could not be downloaded (see the first process)'
         raise CheckpointError(f'{reason}. Check the URL, or download the file yourself and give the path') from error
     return path
+
+
+def fetch_checkpoint(checkpoint: str) -> str:
+    """Download a checkpoint that is an ``http://`` or ``https://`` URL, and return its path; return others unchanged.
+
+    Raises:
+        CheckpointError: See :func:`local_path`.
+    """
+    return local_path(checkpoint) if checkpoint.startswith(URLS) else checkpoint
+
+
+def _read_url(url: str) -> Dict[str, Any]:
+    return read_checkpoint(local_path(url))
+
+
+READERS.update(dict.fromkeys(URLS, _read_url))
 
 
 def _check_download(url: str, path: str) -> None:

@@ -40,8 +40,9 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     :class:`~fcvit_mm.checkpoints.unpickler.Opaque`.
 
     Args:
-        path (str | os.PathLike): The file, or ``published:NAME``
-            (:func:`~fcvit_mm.checkpoints.published_files.read_published`).
+        path (str | os.PathLike): The file, ``published:NAME``
+            (:func:`~fcvit_mm.checkpoints.published_files.read_published`), or an ``http://`` or ``https://`` URL
+            (:func:`~fcvit_mm.checkpoints.load.local_path`).
 
     Returns:
         dict: Saved object.
@@ -91,6 +92,10 @@ def _read_head(path: str) -> bytes:
     Raises:
         CheckpointError: It is not a checkpoint; names its actual type.
     """
+    if '://' in path:
+        raise CheckpointNotFoundError(
+            f'checkpoint {path} is a URL, expected a path, http:// or https://: download the file and give its path'
+        )
     if not os.path.exists(path):
         near = [] if os.path.dirname(path) else near_published(path)
         raise CheckpointNotFoundError(

@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
+from ..checkpoints import CheckpointError, check_fits, fetch_checkpoint, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
 from ..files import atomic_local_writes, named_writes
@@ -30,6 +30,12 @@ from .wrapped import backbone_config
 
 Result = TypeVar('Result')
 Step = Callable[[Config], None]
+
+
+def fetch_load_from(cfg: Config) -> None:
+    """Download the checkpoint given by ``load_from`` if it is a URL; MMEngine would run code from it."""
+    if isinstance(cfg.get('load_from'), str):
+        cfg.load_from = fetch_checkpoint(cfg.load_from)
 
 
 def keep_seed(cfg: Config) -> None:
@@ -91,6 +97,7 @@ TRAINING_STEPS: Tuple[Step, ...] = (
     train_in_float32_on_cpus,
     wrap_model_for_cpus,
     select_resume_point,
+    fetch_load_from,
     omit_overwritten_weights,
     keep_seed,
     write_checkpoints_atomically,
@@ -126,7 +133,7 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
 
     Args:
         cfg (Config): Result of :func:`fcvit_mm.engine.config.load_config`; goes through :data:`TESTING_STEPS`.
-        checkpoint (str): The file.
+        checkpoint (str): The file, ``published:NAME``, or a URL.
 
     Returns:
         dict[str, float]: Metrics by name.
@@ -135,6 +142,7 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
         CheckpointError: The checkpoint belongs to another model.
         UserError: See :func:`train`.
     """
+    checkpoint = fetch_checkpoint(checkpoint)
     cfg.load_from, cfg.resume = checkpoint, False
     for step in TESTING_STEPS:
         step(cfg)

@@ -21,7 +21,14 @@ from networks import NETWORKS, build
 from reference import NUM_CLASSES, arguments, fixture, images, paddle, published
 
 import fcvit_mm
-from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, convert_checkpoint, load_pretrained
+from fcvit_mm.checkpoints import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    convert_checkpoint,
+    fetch_checkpoint,
+    load_pretrained,
+    read_checkpoint,
+)
 
 NAMES = fcvit_mm.FCViT.published_names
 
@@ -462,6 +469,19 @@ def test_download(server, tmp_path, monkeypatch):
         assert_features(init(f'{address}/a.pth.tar?download=1'))
     assert asked == ['/a.pth.tar?download=1']
     assert downloaded_files(tmp_path) == ['a.pth.tar']
+
+
+def test_checkpoints_are_read_from_urls(server, tmp_path, monkeypatch):
+    """Also by processes that have not joined the others yet, as in preflight."""
+    address, asked = server
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    torch.save({'state_dict': {'a': torch.ones(1)}}, tmp_path / 'served' / 'a.pth')
+    for _ in range(2):
+        assert read_checkpoint(f'{address}/a.pth')['state_dict']['a'] == 1
+    path = fetch_checkpoint(f'{address}/a.pth')
+    assert path == str(tmp_path / 'home' / 'hub' / 'checkpoints' / 'a.pth') and asked == ['/a.pth']
+    assert [fetch_checkpoint(name) for name in (path, 'published:a', 's3://a')] == [path, 'published:a', 's3://a']
 
 
 @pytest.mark.parametrize('content', [b'<!DOCTYPE html><title>Log in</title>', 'cut off'])

@@ -17,7 +17,8 @@ def test_invalid_checkpoint_to_test_is_reported(make_config, tmp_path):
     for checkpoint, message in [
         (str(path), 'cut.pth .* is corrupt or truncated'),
         ('no.pth', 'no.pth does not exist'),
-        ('https://host/x.pth', 'is a URL: download the file'),
+        ('s3://host/x.pth', 's3://host/x.pth is a URL, expected a path, http.*: download the file'),
+        ('http://127.0.0.1:9/x.pth', r'x.pth could not be downloaded: .*\. Check the URL, or download the file your'),
     ]:
         with pytest.raises(PreflightError, match=message):
             check_testing(cfg, checkpoint)
