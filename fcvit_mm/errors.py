@@ -336,8 +336,9 @@ def library_errors(doing: str, advice: str) -> Iterator[None]:
 def imported_package(error: BaseException) -> str:
     """Return the first package, other than this one, during whose import an error was raised; empty if none was."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == '<module>']
-    packages = [str(frame.f_globals.get('__name__')).partition('.')[0] for frame in frames]
-    return next((package for package in packages if package not in (PACKAGE, '__main__')), '')
+    # The code of a config file has no name.
+    packages = [str(frame.f_globals.get('__name__') or '').partition('.')[0] for frame in frames]
+    return next((package for package in packages if package not in ('', PACKAGE, '__main__')), '')
 
 
 @contextmanager

@@ -305,6 +305,8 @@ def test_packages_that_cannot_be_imported(code, message, tmp_path, monkeypatch):
 def test_imports_of_this_package_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: run_in_package('1 / 0'))
+    with pytest.raises(ZeroDivisionError):  # code without a module
+        run_command(lambda: exec(compile('1 / 0', 'a.py', 'exec'), {}))
 
 
 def test_help_has_debug_and_the_lines_of_the_docstring():
