@@ -221,7 +221,7 @@ def read_file(path: str) -> Config:
 
 @contextmanager
 def reading_errors(path: str) -> Iterator[None]:
-    """Convert errors of reading a config to :class:`~fcvit_mm.errors.LibraryError`, with the place in the config."""
+    """Convert errors of reading a config to errors for users, with the file and the line."""
     try:
         yield
     except Exception as error:
