@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels import DEVICE, LAST, check, launches_kernels, random
+from kernel_cases import DEVICE, LAST, check, launches_kernels, random
 from torch import library
 
 from fcvit_mm import ops

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from kernels import DEVICE, launches_kernels, random
+from kernel_cases import DEVICE, launches_kernels, random
 from torch import library
 
 from fcvit_mm.ops.triton import applies, available, devices, support

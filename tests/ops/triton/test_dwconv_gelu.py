@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kernels import CONTIGUOUS, DEVICE, LAST, check, convolution_inputs, launches_kernels, random
+from kernel_cases import CONTIGUOUS, DEVICE, LAST, check, convolution_inputs, launches_kernels, random
 from torch import library
 
 from fcvit_mm import ops

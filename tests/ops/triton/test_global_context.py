@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels import (
+from kernel_cases import (
     CONTIGUOUS,
     DEVICE,
     EPS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kernels import DEVICE, LAST, check, launches_kernels, random
+from kernel_cases import DEVICE, LAST, check, launches_kernels, random
 from torch import library
 
 from fcvit_mm.ops.triton import group_norm

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness import run_python
-from kernels import DEVICE, EPS, HEADS, LAST, convolution_inputs, launches_kernels, random
+from kernel_cases import DEVICE, EPS, HEADS, LAST, convolution_inputs, launches_kernels, random
 from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
