@@ -243,11 +243,21 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
     if _takes_regions(program, *CONVOLUTIONS):
         # torch 2.11 computes two such convolutions in a row wrongly in channels_last.
         options.update(layout_optimization=False)
-    if not _takes_regions(program, *CONVOLUTIONS, 'linear'):
-        options.update(freezing=True)  # packed weights; torch 2.11 cannot choose them for a number of regions
-    try:
+
+    def compile_program(freezing: bool) -> None:
         with torch.no_grad():
-            aoti_compile_and_package(program, package_path=path, inductor_configs=options)
+            aoti_compile_and_package(program, package_path=path, inductor_configs={**options, 'freezing': freezing})
+
+    # With freezing, weights are packed; torch 2.11 cannot do that for a number of regions.
+    freezing = not _takes_regions(program, *CONVOLUTIONS, 'linear')
+    try:
+        try:
+            compile_program(freezing)
+        except RuntimeError as error:
+            # Freezing in torch 2.14 may delete a constant that the graph still reads (RetinaNet).
+            if not freezing or 'nonexistent attribute' not in str(error):
+                raise
+            compile_program(freezing=False)
     except exc.InvalidCxxCompiler as error:
         raise ExportError(
             '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or set the '
