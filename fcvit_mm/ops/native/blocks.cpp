@@ -135,11 +135,12 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
   std::vector<float> similarity(positions * heads), of_heads(heads);
   std::vector<double> squares(passes.count);
 
+  float shift = find_shift(x, values);
   passes.each([&](int64_t part, int64_t position, int64_t count) {
-    sums.add_moments(part, x, position, count, *x);
+    sums.add_moments(part, x, position, count, shift);
     sums.add_channels(part, x, position, count);
   });
-  auto [mean, inverse] = sums.finish_moments(*x, block.eps);
+  auto [mean, inverse] = sums.finish_moments(shift, block.eps);
   sums.finish_channels(passes.count, channel_means.data());
   for (int64_t i = 0; i < channels; ++i) {
     factors[i] = static_cast<float>(inverse * (block.norm_weight ? block.norm_weight[i] : 1.f));
@@ -236,7 +237,9 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
   // The residual, then the norm of it.
   const std::vector<float> ones(channels, 1.f), zeros(channels);
   const float* const of_branch = block.scale ? block.scale : ones.data();
-  const float shift = x[0] + a[0] * of_branch[0];
+  const int64_t few = std::min(divide_up(kShiftValues, channels), positions);
+  kernels().add_scaled(x, a, of_branch, few, channels, out);
+  shift = find_shift(out, few * channels);
   passes.each([&](int64_t part, int64_t position, int64_t count) {
     const int64_t start = position * channels;
     kernels().add_scaled(x + start, a + start, of_branch, count, channels, out + start);

@@ -39,8 +39,9 @@ std::tuple<Tensor, Tensor> dwconv_gelu_grad_(Tensor& grad, const Tensor& x, cons
   check_depthwise(x, weight, bias);
   const int64_t channels = x.size(1);
   check_shape("weight", weight, {channels, 1, 3, 3});
-  check_layout("grad", grad, x.sizes());
-  check_layout("activated", activated, x.sizes());
+  check_output("grad", grad, x.sizes(), x);
+  check_output("activated", activated, x.sizes(), x);
+  check_output("activated", activated, x.sizes(), grad);
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = weight.contiguous();
   const Tensor shift = bias ? bias->contiguous() : Tensor();
   Tensor of_weight = at::empty(weight.sizes(), x.options()), of_bias = at::empty({channels}, x.options());
@@ -155,6 +156,7 @@ Tensor& gelu_grad_(Tensor& x, const Tensor& grad) {
   check_map(x);
   check_layout("x", x, x.sizes());
   check_layout("grad", grad, x.sizes());
+  at::assert_no_partial_overlap(x, grad);
   float* values = x.mutable_data_ptr<float>();
   const float* grads = grad.const_data_ptr<float>();
   at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) {

@@ -24,6 +24,11 @@ float* thread_buffer(int64_t count) {
   return static_cast<float*>(std::align(64, count * sizeof(float), start, space));
 }
 
+float find_shift(const float* x, int64_t count) {
+  const int64_t first = std::min(count, kShiftValues);
+  return static_cast<float>(std::accumulate(x, x + first, 0.) / first);
+}
+
 void add_contexts(const ContextOfBatch& all) {
   const int64_t channels = all.channels, heads = all.heads;
   // Blocks do not depend on the number of threads, nor do the sums of squares.

@@ -15,7 +15,7 @@ namespace {
 
 Tensor& convolve(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool gelu, Tensor& out) {
   check_depthwise(x, weight, bias);
-  check_layout("out", out, x.sizes());
+  check_output("out", out, x.sizes(), x);
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), taps = weight.contiguous();
   const Tensor shift = bias ? bias->contiguous() : Tensor();
   if (out.numel() == 0) {
@@ -65,7 +65,7 @@ Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const Option
   if (bias) {
     check_shape("bias", *bias, {columns});
   }
-  check_layout("out", out, {x.size(0), columns, x.size(2), x.size(3)});
+  check_output("out", out, {x.size(0), columns, x.size(2), x.size(3)}, x);
   if (out.numel() == 0) {
     return out;
   }
@@ -331,12 +331,15 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
   const int64_t size = positions * channels, rows = rows_of_block(channels);
   const int64_t blocks = divide_up(positions, rows);
   std::vector<double> sums(batch * blocks), squares(batch * blocks);
-  std::vector<float> means(batch), scales(batch * channels);
+  std::vector<float> means(batch), scales(batch * channels), origins(batch);
   const std::vector<float> zeros(own_shifts ? 0 : channels);
+  for (int64_t image = 0; image < batch; ++image) {
+    origins[image] = find_shift(from + image * size, size);
+  }
   const auto add_block = [&](int64_t i) {
     const int64_t image = i / blocks, row = i % blocks * rows;
-    const float* const first = from + image * size;
-    kernels().add_moments(first + row * channels, std::min(rows, positions - row) * channels, *first, sums[i], squares[i]);
+    kernels().add_moments(from + image * size + row * channels, std::min(rows, positions - row) * channels,
+                          origins[image], sums[i], squares[i]);
   };
   const auto finish_image = [&](int64_t image) {
     const double* const of_image = sums.data() + image * blocks;
@@ -344,7 +347,7 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
     const double* const of_squares = squares.data() + image * blocks;
     const double variance = std::accumulate(of_squares, of_squares + blocks, 0.) / size - shifted * shifted;
     const double inverse = 1 / std::sqrt(std::max(variance, 0.) + eps);
-    means[image] = static_cast<float>(shifted + from[image * size]);
+    means[image] = static_cast<float>(shifted + origins[image]);
     for (int64_t channel = 0; channel < channels; ++channel) {
       scales[image * channels + channel] = static_cast<float>(inverse * (own_factors ? own_factors[channel] : 1.));
     }

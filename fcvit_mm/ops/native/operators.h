@@ -1,6 +1,7 @@
 // Checks of the operators' arguments, shared by operators.cpp and gradient_operators.cpp.
 #pragma once
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
@@ -73,6 +74,12 @@ inline bool check_both(const Tensor& fc1_weight, const Tensor& fc2_weight) {
 inline void check_layout(const char* name, const Tensor& out, at::IntArrayRef shape) {
   check_shape(name, out, shape);
   TORCH_CHECK(out.is_contiguous(at::MemoryFormat::ChannelsLast), "fcvit_mm_cpu: ", name, " is not channels_last");
+}
+
+// The same of a map that is written while `input` is read: PyTorch's error if they share memory.
+inline void check_output(const char* name, const Tensor& out, at::IntArrayRef shape, const Tensor& input) {
+  check_layout(name, out, shape);
+  at::assert_no_overlap(out, input);
 }
 
 inline void check_depthwise(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {

@@ -86,6 +86,10 @@ void mix(const Mixer& mixer);
 
 // ---- maps.cpp ----
 
+// A shift for add_moments: the mean of the first values, because one alone, far from the others, would cost precision.
+constexpr int64_t kShiftValues = 256;
+float find_shift(const float* x, int64_t count);
+
 // The global context of a batch: similarities and their deviation, then the weighted context, each in one pass.
 struct ContextOfBatch {
   const float* x;

@@ -68,6 +68,18 @@ def test_agrees_with_the_layers(channels, heads, ratio, options):
     assert native.fcvit_block(maps(0, channels, 4, 4), *pack_block(own)).shape == (0, channels, 4, 4)
 
 
+@built
+def test_keeps_its_precision_where_the_first_value_is_far_from_the_others():
+    own, reference = block()
+    x = maps(1, 24, 40, 40)
+    x[:, 0, 0, 0] = 1e4
+    with torch.no_grad(), use_ops('reference'):
+        want = reference(x.double())
+    have = native.fcvit_block(x, *pack_block(own))
+    far = (..., slice(20, None))  # where that value has an effect by the statistics of the image alone
+    torch.testing.assert_close(have[far].double(), want[far], rtol=0, atol=1e-5)
+
+
 def round_to_bfloat16(layer):
     """Round the weight and the inputs of a convolution to bfloat16."""
     with torch.no_grad():

@@ -449,6 +449,28 @@ def test_gelu_in_place():
 
 
 @built
+@pytest.mark.parametrize('shared', [slice(0, 2), slice(1, 3)], ids=['all', 'part'])
+def test_outputs_that_share_memory_with_an_input_are_refused(shared):
+    """Neighbouring positions would read values that are overwritten already."""
+    kernels, images = torch.ops.fcvit_mm_cpu, channels_last(4, 8, 4, 4)
+    x, out, other, weight = images[:2], images[shared], channels_last(2, 8, 4, 4), torch.randn(8, 1, 3, 3)
+    calls = [
+        lambda: kernels.depthwise_conv2d.out(x, weight, None, out=out),
+        lambda: kernels.dwconv_gelu.out(x, weight, None, out=out),
+        lambda: kernels.pointwise_conv2d.out(x, torch.randn(8, 8, 1, 1), None, out=out),
+        lambda: kernels.dwconv_gelu_grad_(out, x, weight, None, activated=other),
+        lambda: kernels.dwconv_gelu_grad_(other, x, weight, None, activated=out),
+        lambda: kernels.dwconv_gelu_grad_(x, other, weight, None, activated=out),
+    ]
+    if shared.start:  # GELU reads the same values that it writes, no others
+        calls.append(lambda: kernels.gelu_grad_(x, out))
+    for call in calls:
+        with pytest.raises(RuntimeError, match='refer to a single memory location'):
+            call()
+    kernels.depthwise_conv2d.out(x, weight, None, out=images[2:])
+
+
+@built
 @pytest.mark.parametrize('kernel', [3, 7])
 @pytest.mark.parametrize('with_bias', [False, True])
 def test_gradients(kernel, with_bias):
@@ -495,6 +517,16 @@ def test_group_norm(affine):
     flat = native.group_norm(torch.full((2, 8, 4, 4), 3.0), None, None, 1e-5)
     assert torch.equal(flat, torch.zeros(2, 8, 4, 4))
     assert native.group_norm(torch.full((1, 8, 4, 4), float('nan')), None, None, 1e-5).isnan().all()
+
+
+@built
+def test_group_norm_keeps_its_precision_where_the_first_value_is_far_from_the_others():
+    torch.manual_seed(0)
+    x = channels_last(2, 24, 40, 40)
+    x[:, 0, 0, 0] = 1e4
+    want = F.group_norm(x.double(), 1, None, None, 1e-5)
+    have = native.group_norm(x, None, None, 1e-5)
+    torch.testing.assert_close(have.double(), want, rtol=2e-6, atol=2e-6)
 
 
 # Which calls use the kernels.
