@@ -92,8 +92,6 @@ class GroupNorm1(nn.GroupNorm):
         super().__init__(1, channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_transformed():  # torch.func decomposes the norm into views of contiguous maps
-            x = x.contiguous()
         return group_norm(x, self.weight, self.bias, self.eps)
 
 

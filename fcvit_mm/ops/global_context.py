@@ -116,16 +116,16 @@ def normalized_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
     return (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + eps)
 
 
-def _matmul_applies(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
+def _matmul_applies(x: Tensor, *others: Any) -> bool:
+    tensors = [x, *(other for other in others if isinstance(other, Tensor))]
     # Compilers generate fast code for inference from the reference; only graphs for training need this (see _matmul).
-    if is_traced():
-        tensors = (arg for arg in (x, means, context, *_) if isinstance(arg, Tensor))
-        if not _REGISTERED or records_file() or records_any_size() or not needs_grad(*tensors):
-            return False
+    if is_traced() and (not _REGISTERED or records_file() or records_any_size() or not needs_grad(*tensors)):
+        return False
     # Autocast would compute the matrix products in half precision.
     return (
         x.device.type == 'cpu'
         and x.dtype not in HALF
+        and all(tensor.dtype == x.dtype for tensor in tensors)
         and is_channels_last(x)
         and x.numel() > 0
         and autocast_dtype(x) is None
@@ -318,7 +318,7 @@ add_global_context.implementations = (
         'matmul',
         _matmul,
         when=_matmul_applies,
-        condition='float32 or float64, channels_last on a CPU; not empty; no autocast; compiled: with gradients alone',
+        condition='float32 or float64 alone, channels_last on a CPU; not empty; no autocast; compiled: with gradients',
         why='two matrix products, statistics of the similarity alone: a third of the time in stage 1',
         traceable=True,
     ),

@@ -9,6 +9,7 @@ from . import native, triton
 from .checks import check_arguments
 from .conditions import is_channels_last, needs_grad
 from .dispatch import Implementation, operation
+from .tracing import is_transformed
 
 
 def _check(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> None:
@@ -38,9 +39,10 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     Returns:
         Tensor: ``(B, C, H, W)``.
     """
-    if x.device.type == 'cpu' and needs_grad(weight, bias) and not x.requires_grad:
-        # PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward pass if the affine
-        # parameters need a gradient and the input does not, as after frozen layers.
+    # PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward pass if the affine parameters
+    # need a gradient and the input does not, as after frozen layers. torch.func decomposes the norm into views of
+    # contiguous maps.
+    if is_transformed() or (x.device.type == 'cpu' and needs_grad(weight, bias) and not x.requires_grad):
         x = x.contiguous()
     return F.group_norm(x, 1, weight, bias, eps)
 

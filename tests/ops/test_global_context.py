@@ -89,6 +89,17 @@ def test_refuses_invalid_arguments(args, message):
         add_global_context(X, *args, 1e-5)
 
 
+def test_vectors_of_another_dtype_than_the_map():
+    """As after a user's own layer in float64: the result has the dtype of the map."""
+    x, *others = cast(random_call(add_global_context, (2, 5, 4)), torch.float64, 'channels_last')
+    expected = add_global_context.reference(x, *others)
+    for place in (0, 1, 3, 4):
+        args = [arg.float() if isinstance(arg, torch.Tensor) and i != place else arg for i, arg in enumerate(others)]
+        got = add_global_context(x.float(), *args)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(torch.__version__ < '2.5', reason='PyTorch registers operators with derivatives since 2.5')
 @pytest.mark.parametrize('dynamic', [False, True])
 @pytest.mark.parametrize('heads', [1, 4])

@@ -63,6 +63,21 @@ def test_compiles_to_one_graph(op):
     torch.testing.assert_close(compiled(*args), expected, rtol=1e-4, atol=1e-4)
 
 
+@EACH_OPERATION
+def test_supports_function_transforms(op):
+    """Under ``vmap`` and ``jvp`` of torch.func, also of a map in channels_last."""
+    x, *others = cast(random_call(op, (2, 4, 5)), torch.float64, 'channels_last')
+
+    def call(x):
+        return op(x, *others)
+
+    batch = torch.stack([x, x + 1])
+    torch.testing.assert_close(torch.func.vmap(call)(batch), torch.stack([op.reference(x, *others) for x in batch]))
+    _, got = torch.func.jvp(call, (x,), (torch.ones_like(x),))
+    _, expected = torch.func.jvp(lambda x: op.reference(x, *others), (x.contiguous(),), (torch.ones_like(x),))
+    torch.testing.assert_close(got, expected)
+
+
 def test_every_operation_is_listed():
     """What the package exports as an operation is in OPERATIONS, under its name."""
     exported = {name for name in ops.__all__ if isinstance(getattr(ops, name), Operation)}
