@@ -119,7 +119,7 @@ def fatal_annotations(content: dict) -> List[str]:
 
 
 def misshapen_parts(content: dict) -> List[str]:
-    """Find parts of COCO's format that are no lists of dicts, and ids that are lists or dicts."""
+    """Find parts of COCO's format that are no lists of dicts, and ids and names that are lists or dicts."""
     lines: List[str] = []
     for part in PARTS:
         items = content.get(part, [])
@@ -130,12 +130,12 @@ def misshapen_parts(content: dict) -> List[str]:
         if wrong:
             lines.append(f'{len(wrong)} of {len(items)} {part} are no dicts, such as {wrong[0]!r:.60}')
             continue
-        for key in IDS:
+        for key in (*IDS, 'name'):
             several = [each for each in items if isinstance(each.get(key), (list, dict))]
             if several:
                 lines.append(
                     f'{len(several)} of {len(items)} {part} have a list or dict as {key}, such as '
-                    f'{several[0][key]!r:.60}, expected a number'
+                    f'{several[0][key]!r:.60}, expected {"text" if key == "name" else "a number"}'
                 )
     return lines
 
@@ -218,8 +218,10 @@ def is_box(box: Any) -> bool:
     return isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
 
 
-def corners(box: Sequence[float]) -> Tuple[float, ...]:
-    """Convert left, top, width and height of a box to left, top, right and bottom, as mmdet does."""
+def corners(box: Any) -> Tuple[float, ...]:
+    """Convert left, top, width and height of a box to left, top, right and bottom, as mmdet does; empty for others."""
+    if not is_box(box):
+        return ()
     x, y, width, height = box
     return (x, y, x + width, y + height)
 
@@ -243,7 +245,7 @@ def skipped_annotations(api: Any, infos: Iterable[dict], cat_ids: Sequence[Any])
             continue
         left = Counter(tuple(each['bbox']) for each in info['instances'])
         for annotation in annotations:
-            box = corners(annotation['bbox'])
+            box = corners(annotation.get('bbox'))
             if left[box] > 0:
                 left[box] -= 1
             elif annotation['category_id'] not in others:
@@ -257,11 +259,11 @@ def skip_reason(annotation: dict, info: dict, cat_ids: Sequence[Any]) -> str:
         return 'ignore'
     if annotation['category_id'] not in cat_ids:
         return 'category'
-    if not is_box(annotation['bbox']):
+    if not is_box(annotation.get('bbox')):
         return 'box'
     x, y, width, height = annotation['bbox']
-    if annotation['area'] <= 0 or width < 1 or height < 1:
+    if width < 1 or height < 1:
         return 'empty'
     if min(x + width, info['width']) <= max(x, 0) or min(y + height, info['height']) <= max(y, 0):
-        return 'outside'
-    return 'unknown'
+        return 'outside'  # mmdet does not read the area of such annotations, which may be missing
+    return 'empty' if annotation['area'] <= 0 else 'unknown'

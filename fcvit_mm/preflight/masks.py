@@ -47,7 +47,7 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
         read nevertheless); ``'beyond'`` (points outside the image); or ``'unusual'``.
     """
     if isinstance(mask, dict):
-        if list(mask.get('size') or ()) != [height, width]:
+        if size_of(mask) != [height, width]:
             return 'size'
         filled = pixels(mask)
         if filled is None:
@@ -71,6 +71,12 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
         if not kind and (low < -1 or high > side + 1):
             kind = 'beyond'
     return kind
+
+
+def size_of(mask: dict) -> Any:
+    """Return the size of run lengths as a list, or as it is if it is no sequence."""
+    size = mask.get('size')
+    return list(size) if isinstance(size, (list, tuple)) else size
 
 
 def pixels(mask: dict) -> Optional[float]:
@@ -134,17 +140,18 @@ def describe_mask(mask: Any, width: int, height: int, message: str) -> str:
     if not (isinstance(width, int) and isinstance(height, int)):
         return f'its image has width {width!r} and height {height!r}, expected integers'
     if isinstance(mask, dict):
-        size = list(mask.get('size') or ())
+        size = size_of(mask)
         if size != [height, width]:
-            return f'its size is {size}, but its image has {[height, width]} (height, width)'
+            return f'its size is {size!r}, but its image has {[height, width]} (height, width)'
         filled = pixels(mask)
         if filled is None and isinstance(mask.get('counts'), (str, bytes)):
             return "its compressed run lengths are empty, truncated or not in COCO's format"
         if filled not in (None, height * width):
             return f'its run lengths cover {filled} pixels, but its size {size} (height, width) has {height * width}'
         return message
-    if isinstance(mask, str):
-        return 'it is text, expected a list of polygons or run lengths (a dict with size and counts)'
+    if not isinstance(mask, list):
+        kind = 'text' if isinstance(mask, str) else f'{mask!r:.60}'
+        return f'it is {kind}, expected a list of polygons or run lengths (a dict with size and counts)'
     if any(isinstance(polygon, dict) for polygon in mask):
         return 'it is a list of run lengths, expected one dict with size and counts'
     if not all(isinstance(polygon, list) for polygon in mask):
@@ -256,7 +263,7 @@ def annotation_ids(api: Any, masks: Sequence[Mask]) -> List[Any]:
             (
                 annotation.get('id')
                 for annotation in api.imgToAnns.get(mask.image_id, ())
-                if corners(annotation['bbox']) == tuple(mask.owner['bbox'])
+                if corners(annotation.get('bbox')) == tuple(mask.owner['bbox'])
             ),
             f'of image {mask.image_id}',
         )

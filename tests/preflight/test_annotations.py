@@ -27,7 +27,10 @@ def test_correct_annotations_have_no_problem(read_annotations):
         ('empty', dict(area=0)),
         ('outside', dict(bbox=[70, 2, 5, 5])),
         ('outside', dict(bbox=[-9, 2, 5, 5])),
+        ('outside', dict(bbox=[70, 2, 5, 5], area=None)),  # None removes the key
         ('ignore', dict(ignore=1)),
+        ('ignore', dict(ignore=1, bbox=None)),
+        ('ignore', dict(ignore=1, bbox=[1, 2, 3])),
         # Of a class that the data set does not select.
         (None, dict(category_id=3)),
     ],

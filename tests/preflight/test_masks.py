@@ -65,6 +65,8 @@ def test_compressed_run_lengths_that_do_not_sum_to_the_image_size(counts):
         ([1, 1, 9, 1, 9, 9], 'unusual'),
         (dict(size=[4, 4], counts='x'), 'size'),
         (dict(counts='x'), 'size'),
+        (dict(size=48, counts='x'), 'size'),
+        (5, 'unusual'),
         (dict(size=[48, 64]), 'unusual'),
         (dict(size=[48, 64], counts='1'), 'size'),
         (dict(size=[48, 64], counts='PPYo'), 'size'),
@@ -126,6 +128,7 @@ def test_masks_with_the_same_fault_are_one_problem():
         ([[]], 'skipped', 'fewer than three points'),
         ([1, 1, 9, 1, 9, 9], 'flat list', 'flat list'),
         (dict(size=[48, 64], counts=7), 'skipped', 'TypeError'),
+        (5, 'it is 5, expected a list of polygons or run lengths', 'it is 5, expected a list of polygons or run'),
     ],
 )
 def test_errors_of_mmdet_and_pycocotools(read_annotations, mask, step, metric):
@@ -173,6 +176,7 @@ def test_messages_for_points_that_cannot_be_drawn(mask, words):
 
 def test_messages_for_segmentations_of_a_wrong_type():
     assert describe_mask('[[1, 2]]', 64, 48, 'no').startswith('it is text, expected a list of polygons or run lengths')
+    assert describe_mask(dict(size='48,64', counts='a'), 64, 48, 'no').startswith("its size is '48,64', but its image")
     assert describe_mask([dict(size=[48, 64], counts='a')], 64, 48, 'no') == (
         'it is a list of run lengths, expected one dict with size and counts'
     )

@@ -21,7 +21,7 @@ def report_areas(dataset: Any, api: Any) -> None:
     smaller: List[Tuple[dict, float]] = []
     number = 0
     for each in spread(list(api.anns.values()), ANNOTATIONS):
-        box, area = each['bbox'], each.get('area')
+        box, area = each.get('bbox'), each.get('area')
         if not is_box(box) or not is_number(area) or min(box[2:]) < 1 or area <= 0 or each.get('iscrowd'):
             continue
         number += 1

@@ -13,6 +13,7 @@ from ..annotations import (
     fatal_annotations,
     is_box,
     is_number,
+    misshapen_parts,
     other_type,
     shift_of,
     skipped_annotations,
@@ -40,6 +41,9 @@ def normalize_name(name: Any) -> str:
 
 def category_problems(dataset: Any, api: Any) -> List[str]:
     """Check that the library gave each class the category of its name."""
+    unusable = misshapen_parts({'categories': api.dataset.get('categories', [])})
+    if unusable:
+        return [f'{dataset.ann_file}: {line}: correct them' for line in unusable]
     classes = list(dataset.metainfo.get('classes') or ())
     names = [category['name'] for category in api.cats.values()]
     ambiguous = ambiguous_category(
@@ -49,11 +53,11 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
         return [f'{dataset.ann_file}: {ambiguous}']
     found = [api.cats[key]['name'] for key in dataset.cat_ids]
     unknown = [name for name in classes if name not in names]
+    of_file = {normalize_name(name): name for name in names}
     similar = [
-        f'{name!r} is {each!r} in the file'
+        f'{name!r} is {of_file[normalize_name(name)]!r} in the file'
         for name in unknown
-        for each in names
-        if normalize_name(each) == normalize_name(name)
+        if normalize_name(name) in of_file
     ]
     if similar:
         return [

@@ -274,6 +274,14 @@ def test_image_with_two_entries(make_config, logged, change_annotations):
     assert '1 images are listed several times with different objects' in logged[-1] and 'ids ' in logged[-1]
 
 
+def test_annotation_of_an_unknown_image_without_a_box(make_config, logged, change_annotations):
+    cfg, data = make_config('detection')
+    lost = dict(id=999, image_id=999, category_id=1)
+    change_annotations(data, 'train', lambda content: content['annotations'].append(lost))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert 'have an image_id that the file does not define (ids 999): mmdet skips them' in logged[0]
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
@@ -302,6 +310,10 @@ def test_image_with_two_entries(make_config, logged, change_annotations):
             "2 categories have the name 'circle' (ids 1, 99): give each category one id and one name, and its",
         ),
         (lambda content: content['categories'][0].update(name='Circle '), "'circle' is 'Circle ' in the file"),
+        (
+            lambda content: content['categories'][0].update(name={'en': 'circle'}),
+            "1 of 5 categories have a list or dict as name, such as {'en': 'circle'}, expected text: correct them",
+        ),
         (
             lambda content: [each.update(width=64.0) for each in content['images']],
             'its image has width 64.0 and height 64, expected integers',
