@@ -23,13 +23,9 @@ DICTS = (
     'test_cfg',
     'visualizer',
     *(f'{split}_dataloader' for split in ('train', 'val', 'test')),
-    *(
-        f'{split}_dataloader.{part}'
-        for split in ('train', 'val', 'test')
-        for part in ('dataset', 'sampler', 'batch_sampler')
-    ),
+    *(f'{split}_dataloader.{part}' for split in ('train', 'val', 'test') for part in ('sampler', 'batch_sampler')),
 )
-LISTS = ('custom_hooks', 'train_dataloader.dataset.pipeline', 'val_dataloader.dataset.pipeline')
+LISTS = ('custom_hooks',)
 TEXTS = ('load_from', 'work_dir')
 
 
@@ -60,14 +56,37 @@ def structure_problems(cfg: Config) -> Iterator[str]:
         (TEXTS, (str, os.PathLike), 'a path'),
     ):
         for name in names:
-            found, value = _part(cfg, name)
+            found, value = find_part(cfg, name)
             if not found or value is None or isinstance(value, kinds):
                 continue
-            is_type = expected == 'a dict' and isinstance(value, str)
-            example = f', such as dict(type={value!r}); on the command line {name}.type={value}' if is_type else ''
-            yield f'{name} is {str(value)[:80]!r}, expected {expected}{example}'
+            yield _wrong_type(name, value, expected)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and loader.get('dataset') is not None:
+            yield from _dataset_problems(loader['dataset'], f'{name}.dataset')
     for name in _empty_types(cfg, ''):
         yield f'{name} is empty, expected the name of a class'
+
+
+def _wrong_type(name: str, value: Any, expected: str) -> str:
+    is_type = expected == 'a dict' and isinstance(value, str)
+    example = f', such as dict(type={value!r}); on the command line {name}.type={value}' if is_type else ''
+    return f'{name} is {str(value)[:80]!r}, expected {expected}{example}'
+
+
+def _dataset_problems(dataset: Any, name: str) -> Iterator[str]:
+    """Yield a message for each data set, also inside wrappers, that is no dict, and each pipeline that is no list."""
+    if not isinstance(dataset, dict):
+        yield _wrong_type(name, dataset, 'a dict')
+        return
+    for key in ('pipeline', 'datasets'):
+        if dataset.get(key) is not None and not isinstance(dataset[key], (list, tuple)):
+            yield _wrong_type(f'{name}.{key}', dataset[key], 'a list')
+            return
+    inner = [(f'{name}.dataset', dataset['dataset'])] if dataset.get('dataset') is not None else []
+    inner += [(f'{name}.datasets.{number}', each) for number, each in enumerate(dataset.get('datasets') or ())]
+    for place, each in inner:
+        yield from _dataset_problems(each, place)
 
 
 def _empty_types(node: Any, place: str) -> Iterator[str]:
@@ -78,7 +97,8 @@ def _empty_types(node: Any, place: str) -> Iterator[str]:
         yield from _empty_types(child, f'{place}{key}.')
 
 
-def _part(cfg: Config, name: str) -> Tuple[bool, Any]:
+def find_part(cfg: Config, name: str) -> Tuple[bool, Any]:
+    """Return whether a config has a part, and the part, by its dotted name."""
     node: Any = cfg
     for key in name.split('.'):
         if not isinstance(node, (dict, Config)) or key not in node:

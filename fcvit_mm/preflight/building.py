@@ -22,8 +22,7 @@ from ..engine.config import type_name, walk
 from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, advice_for, origin
 from .contexts import quiet, scratch_folder
-from .log import shorten
-from .messages import short_message
+from .messages import name_values, short_message
 
 #: Packages of MMEngine's visualizer backends. The backends are not built completely, because that would start a run.
 BACKEND_PACKAGES = {
@@ -74,7 +73,7 @@ def build_problems(cfg: Config) -> List[str]:
                 return build()
         except Exception as error:
             # Broad, because the parts may be from any library.
-            message = short_message(error) + text_values(part, error)
+            message = short_message(error) + name_values(error, walk(part))
             if not with_data or re.search(OF_ARGUMENTS, message) or origin(error).package == 'torch':
                 end = '' if message.endswith('?') else '.'
                 problems.append(f'{what}: {message}{end} {advice_for(error, "Correct the config")}')
@@ -111,19 +110,6 @@ def build_problems(cfg: Config) -> List[str]:
                     part=cfg.param_scheduler,
                 )
     return problems
-
-
-def text_values(part: Any, error: Exception) -> str:
-    """Name the values in a part of a config that are text where an operation needs another type; empty if none are."""
-    if not isinstance(error, TypeError) or not re.search(r"'str'|\bstr\b", str(error)):
-        return ''
-    found = [
-        f'{key}={value!r}'
-        for node in walk(part)
-        for key, value in node.items()
-        if isinstance(value, str) and key not in ('type', '_scope_')
-    ]
-    return f' (texts are {shorten(found)})' if found else ''
 
 
 def plain_loader() -> Dict[str, Any]:

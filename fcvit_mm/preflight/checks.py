@@ -45,7 +45,7 @@ from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
 from .pretrained import pretrained_problems
 from .schedules import report_long_schedules, report_short_schedules
-from .settings import setting_problems
+from .settings import setting_problems, type_problems
 from .switching import switch_problems
 from .work_dir import folder_to_write_problems, work_dir_problems
 
@@ -89,7 +89,9 @@ def check_training(cfg: Config, building: bool = False) -> None:
         PreflightError: Lists all problems.
     """
     limit = TimeLimit()
-    problems = []
+    problems = type_problems(cfg)
+    if problems:
+        raise PreflightError(problems)
     trained: List[str] = []
     if cfg.get('resume') and is_sharded(cfg):
         pass  # only the strategy reads it
@@ -133,6 +135,9 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
         PreflightError: Lists all problems.
     """
     limit = TimeLimit()
+    problems = type_problems(cfg)
+    if problems:
+        raise PreflightError(problems)
     trained: List[str] = []
     problems = checkpoint_problems(checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)
     problems += prediction_problems(cfg) + data_problems(cfg, ['test_dataloader'], limit, {checkpoint: trained})
@@ -250,6 +255,7 @@ def loader_problems(
     if leaf_cfgs[0] is not dataset_cfg:
         try:
             outer = build_outer(dataset_cfg, iter(datasets), limit)
+            len(outer)  # RepeatDataset and others compute it with their settings
         except Exception as error:
             # Broad, because wrappers have their own checks.
             return [f'{name}: {build_problem(dataset_cfg, error)}']

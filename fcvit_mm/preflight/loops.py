@@ -63,8 +63,9 @@ def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
 def loop_problems(cfg: Config) -> List[str]:
     """Check the training loop's settings; warn about schedules and hooks that count epochs in a loop of iterations."""
     loop = cfg.get('train_cfg') or {}
-    if cfg.get('val_cfg') is not None and loop.get('val_interval') == 0:
-        return [f'train_cfg.val_interval is 0, expected 1 or more{NO_VALIDATION}']
+    interval = loop.get('val_interval', 1)
+    if cfg.get('val_cfg') is not None and (interval is None or interval < 1):  # below 0, each epoch is followed by one
+        return [f'train_cfg.val_interval is {interval}, expected 1 or more{NO_VALIDATION}']
     for key in ('max_epochs', 'max_iters'):
         if isinstance(loop.get(key), int) and loop[key] < 1:
             return [f'train_cfg.{key} is {loop[key]}, so nothing would be trained: set 1 or more']

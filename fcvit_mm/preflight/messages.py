@@ -4,16 +4,20 @@ import inspect
 import re
 import traceback
 from difflib import get_close_matches
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List
 
 import mmengine.registry
 from mmengine.registry import LOOPS, Registry
 
+from ..engine.config import walk
 from ..errors import origin
+from .log import shorten
 
 #: Minimum similarity at which a registered name is suggested: data sets of one's own, whose module the config does not
 #: import, share their ending with all others.
 SIMILAR = 0.8
+#: Pattern of the types of values that Python's errors name.
+TYPES = 'str|NoneType|list|tuple|int|float'
 
 
 def short_message(error: Exception) -> str:
@@ -26,6 +30,28 @@ def short_message(error: Exception) -> str:
     found = re.search(r"got an unexpected keyword argument '(\w+)'$", message)
     near = get_close_matches(found[1], parameters_of_failing(error), 1) if found else []
     return message + (f'; did you mean {near[0]!r}?' if near else '')
+
+
+def name_values(error: Exception, nodes: Iterable[dict]) -> str:
+    """Name the settings of the type that Python's error is about, such as `` (lr=None)``; empty if there are none.
+
+    Args:
+        error (Exception): The error.
+        nodes (iterable of dict): The configs that may contain the setting.
+    """
+    if not isinstance(error, (TypeError, AttributeError, IndexError)):
+        return ''
+    given = re.search(rf"\bnot '?({TYPES})'?$", str(error))  # after the types that are accepted
+    kinds = {given[1]} if given else set(re.findall(rf'\b({TYPES})\b', str(error)))
+    if len(kinds) > 1:  # an operation of a setting with a number of the library
+        kinds -= {'int', 'float'}
+    found = [
+        f'{key}={value!r:.60}'
+        for node in nodes
+        for key, value in node.items()
+        if type(value).__name__ in kinds and key not in ('type', '_scope_') and not any(walk(value))
+    ]
+    return f' ({shorten(found)})' if found else ''
 
 
 def near_registered(name: str, kind: str) -> str:

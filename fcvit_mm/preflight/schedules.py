@@ -117,10 +117,7 @@ def timed_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> Iter
 def has_times(node: dict) -> bool:
     """Check that the times of a schedule are numbers; the runner reports others."""
     times = [node.get(key) for key in ('begin', 'end', 'T_max', 'total_steps')]
-    milestones = node.get('milestones')
-    if milestones is not None and not isinstance(milestones, (list, tuple)):
-        return False
-    return all(isinstance(each, (int, float)) for each in (*times, *(milestones or ())) if each is not None)
+    return all(isinstance(each, (int, float)) for each in times if each is not None)
 
 
 def epoch_length(cfg: Config, samples: Optional[int]) -> Optional[int]:

@@ -13,6 +13,7 @@ from mmengine.registry import OPTIMIZERS, DefaultScope
 from mmengine.runner import Priority, get_priority
 
 from ..engine.config import type_name, walk
+from ..engine.structure import find_part
 from ..engine.wrapped import find_inner_model
 from .log import log_warning
 from .messages import near_registered
@@ -35,13 +36,23 @@ NUMERIC_PARTS = (
     'auto_scale_lr',
     'default_hooks',
 )
-#: Settings of a data loader that are numbers.
-LOADER_NUMBERS = ('batch_size', 'num_workers', 'prefetch_factor')
+SPLITS = ('train', 'val', 'test')
+#: Settings of a data loader that are integers, and the smallest.
+LOADER_INTEGERS = {'batch_size': 1, 'num_workers': 0, 'prefetch_factor': 1}
+#: Other settings that are integers; of a loop, numbers such as 1e5 are accepted, too.
+INTEGERS = (
+    *(f'train_cfg.{name}' for name in ('max_epochs', 'max_iters', 'val_interval', 'val_begin')),
+    'optim_wrapper.accumulative_counts',
+    'default_hooks.checkpoint.max_keep_ckpts',
+)
+#: Settings that are integers wherever they are.
+INTEGERS_ANYWHERE = ('num_classes', 'ignore_index')
+#: Pattern of numbers.
 NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?')
 
 
 def setting_problems(cfg: Config) -> List[str]:
-    """Check the logging level, seed, start method of processes, numbers of classes, learning rate, and optimizer."""
+    """Check the logging level, seed, start method of processes, learning rate, optimizer, and priorities of hooks."""
     problems = []
     level = cfg.get('log_level')
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
@@ -66,8 +77,59 @@ def setting_problems(cfg: Config) -> List[str]:
         problems.append(f'default_hooks.checkpoint.interval is {interval!r}, expected an integer')
     report_no_learning_rate(cfg)
     report_uncounted_batches(cfg)
-    problems += text_problems(cfg) + mixed_precision_problems(cfg) + priority_problems(cfg)
-    return problems + invalid_class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
+    problems += mixed_precision_problems(cfg) + priority_problems(cfg)
+    return problems + clipping_problems(cfg) + optimizer_type_problems(cfg)
+
+
+def type_problems(cfg: Config) -> List[str]:
+    """Check the types of settings that other checks compute with; they must not run before these are correct."""
+    return text_problems(cfg) + [f'{name} is {value!r}, expected {words}' for name, value, words in wrong_types(cfg)]
+
+
+def wrong_types(cfg: Config) -> Iterator[Tuple[str, Any, str]]:
+    """Yield name, value and expected value of settings that are not numbers; :func:`text_problems` reports texts."""
+    for split in SPLITS:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, least in LOADER_INTEGERS.items():
+            value = loader.get(key, least)
+            unset = value is None and key == 'prefetch_factor'
+            if not unset and not (is_integer(value) and value >= least):
+                yield f'{split}_dataloader.{key}', value, f'an integer, {least} or more'
+    for place in INTEGERS:
+        _, value = find_part(cfg, place)
+        whole = isinstance(value, float) and value.is_integer() and place.startswith('train_cfg')
+        if not (value is None or is_integer(value) or whole or is_number_text(value)):
+            yield place, value, 'an integer'
+    for node in walk(cfg.get('param_scheduler')):
+        times = node.get('milestones', ())
+        listed = isinstance(times, (list, tuple)) and all(is_integer(each) or is_number_text(each) for each in times)
+        if not listed and not is_number_text(times):
+            yield f'param_scheduler: milestones of {type_name(node)}', times, 'a list of integers'
+    place, model = find_inner_model(cfg.get('model') or {})
+    for name, node in (('data_preprocessor', cfg), (f'{place}.data_preprocessor', model)):
+        for key, value in (node.get('data_preprocessor') or {}).items():
+            values = value if isinstance(value, (list, tuple)) else [value]
+            if 'pad_val' in key and not isinstance(value, (int, float, type(None))):
+                yield f'{name}.{key}', value, 'a number'
+            elif key in ('mean', 'std') and value is not None and not all(isinstance(x, (int, float)) for x in values):
+                yield f'{name}.{key}', value, 'a list of numbers'
+            elif key == 'std' and 0 in values:
+                yield f'{name}.{key}', value, 'numbers above 0, by which the pixels are divided'
+    for part, value in cfg.items():
+        for node in walk(value):
+            for key in INTEGERS_ANYWHERE:
+                if node.get(key) is not None and not is_integer(node[key]):
+                    yield f'{key} of {type_name(node) or part}', node[key], 'an integer'
+
+
+def is_integer(value: Any) -> bool:
+    """Check whether a value is an integer; ``True`` and ``False`` are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number_text(value: Any) -> bool:
+    """Check whether a value is a number given as text."""
+    return isinstance(value, str) and NUMBER.fullmatch(value) is not None
 
 
 def mixed_precision_problems(cfg: Config) -> List[str]:
@@ -96,30 +158,17 @@ def priority_problems(cfg: Config) -> List[str]:
     return problems
 
 
-def invalid_class_number_problems(cfg: Config) -> List[str]:
-    """Check that numbers of classes are integers."""
-    wrong = [
-        (type_name(node), node['num_classes'])
-        for node in walk(cfg.get('model'))
-        if isinstance(node.get('num_classes'), (float, str))
-    ]
-    return [f'num_classes of {kind} is {value!r}, expected an integer' for kind, value in wrong]
-
-
 def text_problems(cfg: Config) -> List[str]:
     """Check that numbers are not given as text, as YAML reads ``1e-3``."""
     place, model = find_inner_model(cfg.get('model') or {})
     parts = [(name, cfg.get(name)) for name in NUMERIC_PARTS]
     parts += [(f'{place}.{name}', model.get(name)) for name in ('train_cfg', 'test_cfg')]
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = cfg.get(name) or {}
-        parts.append((name, {key: loader[key] for key in LOADER_NUMBERS if key in loader}))
     return [
         f'{name} is the text {value!r}, expected a number: write it without quotation marks (YAML reads 1e-3 as text: '
         '0.001)'
         for part, node in parts
         for name, value in texts_of(node, part)
-        if NUMBER.fullmatch(value)
+        if is_number_text(value)
     ]
 
 

@@ -44,6 +44,22 @@ def test_options_below_tuples():
             'command line train_dataloader.dataset.type=CustomDataset',
         ),
         (dict(train_dataloader=[1]), "train_dataloader is '[1]', expected a dict"),
+        (
+            dict(test_dataloader=dict(dataset=dict(pipeline=dict(type='A')))),
+            "test_dataloader.dataset.pipeline is \"{'type': 'A'}\", expected a list",
+        ),
+        (
+            dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=[dict(type='A')]))),
+            "train_dataloader.dataset.dataset is \"[{'type': 'A'}]\", expected a dict",
+        ),
+        (
+            dict(train_dataloader=dict(dataset=dict(datasets=dict(type='A')))),
+            "train_dataloader.dataset.datasets is \"{'type': 'A'}\", expected a list",
+        ),
+        (
+            dict(train_dataloader=dict(dataset=dict(datasets=[dict(type='A', pipeline=[]), None]))),
+            "train_dataloader.dataset.datasets.1 is 'None', expected a dict",
+        ),
         (dict(val_dataloader=dict(sampler=1.5)), "val_dataloader.sampler is '1.5', expected a dict"),
         (dict(optim_wrapper=dict(paramwise_cfg=1)), "optim_wrapper.paramwise_cfg is '1', expected a dict"),
         (dict(optim_wrapper=dict(optimizer=1)), "optim_wrapper.optimizer is '1', expected a dict"),

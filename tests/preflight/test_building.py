@@ -50,7 +50,15 @@ def test_valid_config_is_built_and_not_changed(make_config, task):
         ),
         (
             {'optim_wrapper.optimizer.lr': '1e-3'},
-            "optim_wrapper: '<=' not supported between instances of 'float' and 'str' (texts are lr='1e-3'). Correct",
+            "optim_wrapper: '<=' not supported between instances of 'float' and 'str' (lr='1e-3'). Correct",
+        ),
+        (
+            {'optim_wrapper.optimizer.lr': None},
+            "optim_wrapper: '<=' not supported between instances of 'float' and 'NoneType' (lr=None). Correct",
+        ),
+        (
+            {'optim_wrapper.optimizer.betas': 0.9},
+            "optim_wrapper: 'float' object is not subscriptable (lr=0.001, betas=0.9, ",
         ),
         (
             {'param_scheduler': [dict(type='MultiStepLRR', milestones=[1])]},

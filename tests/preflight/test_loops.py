@@ -31,10 +31,11 @@ def test_drop_last_with_fewer_samples_than_a_batch(make_config):
     check_training(cfg)
 
 
-def test_val_interval_of_0(make_config):
-    cfg, _ = make_config('classification', {'train_cfg.val_interval': 0})
+@pytest.mark.parametrize('value', [0, -1, None])
+def test_val_interval_of_0_or_less(make_config, value):
+    cfg, _ = make_config('classification', {'train_cfg.val_interval': value})
     assert only_problem(cfg) == (
-        'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
+        f'train_cfg.val_interval is {value}, expected 1 or more. To train without validation: val_dataloader=None '
         'val_cfg=None val_evaluator=None'
     )
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

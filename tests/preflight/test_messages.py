@@ -1,7 +1,7 @@
 import pytest
 from mmengine.registry import HOOKS, DefaultScope
 
-from fcvit_mm.preflight.messages import near_registered, registered_names, short_message
+from fcvit_mm.preflight.messages import name_values, near_registered, registered_names, short_message
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,17 @@ def test_suggestion_of_a_similar_name():
     assert [near_registered(f'{name}Dataset', 'dataset') for name in ('XRay', 'Road', 'RailSem', 'Landcover')] == [
         ''
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ('error', 'named'),
+    [
+        (TypeError("'<=' not supported between instances of 'float' and 'NoneType'"), ' (b=None)'),
+        (TypeError('expected str, bytes or os.PathLike object, not int'), ' (a=1)'),
+        (TypeError("'int' object is not iterable"), ' (a=1)'),
+        (TypeError('f() takes no arguments'), ''),
+        (ValueError("not a valid 'int'"), ''),
+    ],
+)
+def test_settings_of_the_type_in_an_error_are_named(error, named):
+    assert name_values(error, [dict(type='A', a=1, b=None, c='d'), dict(type='B', e=[dict(type='C')])]) == named

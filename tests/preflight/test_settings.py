@@ -1,6 +1,8 @@
 import pytest
+from problems import only_training_problem
 
-from fcvit_mm.preflight.settings import setting_problems
+from fcvit_mm.preflight.checks import PreflightError, check_testing
+from fcvit_mm.preflight.settings import setting_problems, type_problems
 
 
 @pytest.mark.parametrize(
@@ -9,22 +11,6 @@ from fcvit_mm.preflight.settings import setting_problems
         ({'log_level': 'info'}, "log_level is 'info', expected one of DEBUG, INFO, WARNING, ERROR"),
         ({'randomness.seed': 'x'}, "randomness.seed is 'x', expected an integer from 0 to 4294967295, or None for"),
         ({'randomness.seed': -1}, 'randomness.seed is -1, expected an integer from 0 to 4294967295, or None for'),
-        ({'model.head.num_classes': 5.0}, 'num_classes of LinearClsHead is 5.0, expected an integer'),
-        ({'model.head.num_classes': '5'}, "num_classes of LinearClsHead is '5', expected an integer"),
-        (
-            {'optim_wrapper.optimizer.lr': '1e-3'},
-            "optim_wrapper.optimizer.lr is the text '1e-3', expected a number: write it without quotation marks (YAML "
-            'reads 1e-3 as text: 0.001)',
-        ),
-        (
-            {'param_scheduler': [{'type': 'LinearLR', 'start_factor': '.01'}]},
-            "param_scheduler.0.start_factor is the text '.01', expected a number",
-        ),
-        ({'train_dataloader.batch_size': '4'}, "train_dataloader.batch_size is the text '4', expected a number"),
-        (
-            {'model.test_cfg': {'rcnn': {'nms': {'iou_threshold': '0.5'}}}},
-            "model.test_cfg.rcnn.nms.iou_threshold is the text '0.5', expected a number",
-        ),
         ({'env_cfg.mp_cfg.mp_start_method': 'spwn'}, "env_cfg.mp_cfg.mp_start_method is 'spwn', expected one of "),
         (
             {'optim_wrapper.optimizer.type': 'Adamw'},
@@ -67,6 +53,88 @@ from fcvit_mm.preflight.settings import setting_problems
 def test_invalid_settings_are_reported(make_config, options, message):
     (problem,) = setting_problems(make_config('classification', options)[0])
     assert problem.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.head.num_classes': 5.0}, 'num_classes of LinearClsHead is 5.0, expected an integer'),
+        ({'model.head.num_classes': '5'}, "num_classes of LinearClsHead is '5', expected an integer"),
+        ({'data_preprocessor.num_classes': '5'}, "num_classes of data_preprocessor is '5', expected an integer"),
+        ({'val_evaluator.ignore_index': [255]}, 'ignore_index of Accuracy is [255], expected an integer'),
+        (
+            {'optim_wrapper.optimizer.lr': '1e-3'},
+            "optim_wrapper.optimizer.lr is the text '1e-3', expected a number: write it without quotation marks (YAML "
+            'reads 1e-3 as text: 0.001)',
+        ),
+        (
+            {'param_scheduler': [{'type': 'LinearLR', 'start_factor': '.01'}]},
+            "param_scheduler.0.start_factor is the text '.01', expected a number",
+        ),
+        (
+            {'model.test_cfg': {'rcnn': {'nms': {'iou_threshold': '0.5'}}}},
+            "model.test_cfg.rcnn.nms.iou_threshold is the text '0.5', expected a number",
+        ),
+        ({'train_cfg.max_epochs': '12'}, "train_cfg.max_epochs is the text '12', expected a number"),
+        ({'train_cfg.max_epochs': [12]}, 'train_cfg.max_epochs is [12], expected an integer'),
+        ({'train_cfg.val_interval': 1.5}, 'train_cfg.val_interval is 1.5, expected an integer'),
+        ({'optim_wrapper.accumulative_counts': 'x'}, "optim_wrapper.accumulative_counts is 'x', expected an integer"),
+        *(
+            (
+                {'train_dataloader.batch_size': value},
+                f'train_dataloader.batch_size is {value!r}, expected an integer, 1',
+            )
+            for value in ('4', 0, -1, None, 2.0, [2], True)
+        ),
+        *(
+            ({'val_dataloader.num_workers': value}, f'val_dataloader.num_workers is {value!r}, expected an integer, 0')
+            for value in ('4', -1, None, 1.5)
+        ),
+        *(
+            (
+                {'param_scheduler': [{'type': 'MultiStepLR', 'milestones': value}]},
+                f'param_scheduler: milestones of MultiStepLR is {value!r}, expected a list of integers',
+            )
+            for value in (8, None, [8.5], [None])
+        ),
+        (
+            {'param_scheduler': [{'type': 'MultiStepLR', 'milestones': ['8']}]},
+            "param_scheduler.0.milestones.0 is the text '8', expected a number",
+        ),
+        ({'data_preprocessor.pad_value': '0'}, "data_preprocessor.pad_value is '0', expected a number"),
+        (
+            {'model.data_preprocessor': {'seg_pad_val': [None]}},
+            'model.data_preprocessor.seg_pad_val is [None], expected',
+        ),
+        (
+            {'data_preprocessor.mean': [None, 1, 2]},
+            'data_preprocessor.mean is [None, 1, 2], expected a list of numbers',
+        ),
+        ({'data_preprocessor.std': 'a'}, "data_preprocessor.std is 'a', expected a list of numbers"),
+        (
+            {'data_preprocessor.std': [1, 0, 1]},
+            'data_preprocessor.std is [1, 0, 1], expected numbers above 0, by which',
+        ),
+    ],
+)
+def test_settings_of_a_wrong_type_are_reported_alone(make_config, options, message):
+    cfg, _ = make_config('classification', options)
+    problem = only_training_problem(cfg)
+    assert problem.startswith(message)
+    with pytest.raises(PreflightError, match='1 problem found'):
+        check_testing(cfg, 'missing.pth')
+
+
+def test_valid_numbers_are_accepted(make_config):
+    valid = {
+        'train_cfg.max_epochs': 12.0,
+        'train_dataloader.prefetch_factor': None,
+        'data_preprocessor.mean': 0,
+        'data_preprocessor.std': None,
+        'data_preprocessor.num_classes': None,
+        'param_scheduler': [dict(type='MultiStepLR', milestones=(8, 11))],
+    }
+    assert type_problems(make_config('classification', valid)[0]) == []
 
 
 def test_valid_settings_are_accepted(make_config):

@@ -1,10 +1,11 @@
 """Checking one data set: its library builds it and loads its list of samples; then list and files are checked."""
 
 import json
+import os
 import os.path as osp
 import re
 from collections import Counter
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -16,7 +17,7 @@ from ..annotations import PARTS, fatal_annotations
 from ..contexts import quiet
 from ..limits import TimeLimit
 from ..log import log_warning, shorten
-from ..messages import short_message
+from ..messages import name_values, short_message
 from ..missing_files import link_problems, loop_problem, path_problem
 from ..misspelt_arguments import class_of
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
@@ -27,16 +28,28 @@ from .detection import (
     ignored_object_problems,
     inverted_box_problems,
     mask_problems,
-    short_palette,
 )
 from .formats import folder_format, known_format
 from .images import SUFFIXES, file_problems
 from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, is_xml, loading_steps, needs_maps
+from .palettes import report_unusable_palette
 from .segmentation import label_map_problems, suffix_problems
 from .voc import unknown_xml_names, unreadable_xml
 
 #: Keys of ``data_prefix`` that the libraries read.
 PREFIXES = ('img', 'img_path', 'seg', 'seg_map_path')
+#: Settings of data sets -> types that the libraries accept, and their description.
+TYPES: Dict[str, Tuple[Any, str]] = {
+    'data_root': ((str, os.PathLike), 'a path'),
+    'ann_file': ((str, os.PathLike), 'a path'),
+    'data_prefix': ((str, dict), "a dict, such as data_prefix=dict(img='images')"),
+    'backend_args': (dict, 'a dict or None'),
+    'filter_cfg': (dict, 'a dict or None'),
+    'img_suffix': (str, "the end of a name, such as '.png'"),
+    'seg_map_suffix': (str, "the end of a name, such as '.png'"),
+    'extensions': ((list, tuple, set, str), "a sequence, such as ('.jpg', '.png')"),
+    'indices': ((int, list, tuple), 'a number of samples, or a list of their indices'),
+}
 #: Byte order mark, which some editors write at the beginning of a text file.
 BYTE_ORDER_MARK = '\ufeff'
 
@@ -117,7 +130,8 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
             or [
                 prefix_problem(dataset_cfg, error)
                 or loop_problem(error)
-                or f'{type_name(dataset_cfg)} cannot load {where}: {reason(error)}'
+                or index_problem(dataset)
+                or f'{type_name(dataset_cfg)} cannot load {where}: {reason(error, dataset_cfg)}'
             ]
         )
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
@@ -154,24 +168,6 @@ def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
 def setting_problem(dataset_cfg: dict) -> str:
     """Describe a setting of a data set whose type no library accepts; empty if there is none."""
     metainfo, ann_file, suffix = (dataset_cfg.get(key) for key in ('metainfo', 'ann_file', 'img_suffix'))
-    classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
-    if isinstance(classes, (set, frozenset, dict)):
-        return (
-            f'metainfo.classes is a {type(classes).__name__}, expected a sequence of names, whose order numbers the '
-            'classes: write a tuple'
-        )
-    if classes is not None and not isinstance(classes, Iterable):
-        return f'metainfo.classes is {classes!r}, expected a sequence of names: write a tuple'
-    endings = dataset_cfg.get('extensions')
-    if isinstance(endings, str):
-        return f'extensions is the text {endings!r}, expected a sequence: write extensions=({endings!r},), with a comma'
-    if metainfo is not None and not isinstance(metainfo, dict) and not callable(getattr(metainfo, 'get', None)):
-        return f'metainfo is {shorten_value(metainfo)}, expected a dict: write metainfo=dict(classes=(...))'
-    for key in ('backend_args', 'filter_cfg'):
-        if dataset_cfg.get(key) is not None and not isinstance(dataset_cfg[key], dict):
-            return f'{key} is {shorten_value(dataset_cfg[key])}, expected a dict or None'
-    if metainfo and 'CLASSES' in metainfo and 'classes' not in metainfo:
-        return 'metainfo has the key CLASSES, which nothing reads: call it classes (and PALETTE palette)'
     if isinstance(ann_file, (list, tuple)):
         return (
             f'ann_file is a list of {len(ann_file)} files, expected one: use a ConcatDataset with one data set for '
@@ -182,6 +178,40 @@ def setting_problem(dataset_cfg: dict) -> str:
             f'img_suffix is {shorten_value(suffix)}, expected one suffix: use a ConcatDataset with one data set for '
             'each suffix, or convert the images'
         )
+    for key, (kinds, words) in TYPES.items():
+        value = dataset_cfg.get(key)
+        if value is not None and not isinstance(value, kinds):
+            return f'{key} is {shorten_value(value)}, expected {words}'
+    places = dataset_cfg.get('indices')
+    if isinstance(places, (list, tuple)) and not all(isinstance(each, int) for each in places):
+        return f'indices is {shorten_value(places)}, expected a number of samples, or a list of their indices'
+    prefixes = dataset_cfg.get('data_prefix')
+    for key, value in prefixes.items() if isinstance(prefixes, dict) else ():
+        if not isinstance(value, (str, os.PathLike, type(None))):
+            return f'data_prefix.{key} is {shorten_value(value)}, expected a path'
+    classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
+    if isinstance(classes, (set, frozenset, dict)):
+        return (
+            f'metainfo.classes is a {type(classes).__name__}, expected a sequence of names, whose order numbers the '
+            'classes: write a tuple'
+        )
+    if classes is not None and not isinstance(classes, (str, list, tuple)):
+        return f'metainfo.classes is {shorten_value(classes)}, expected a sequence of names: write a tuple'
+    wrong = [name for name in classes or () if name is None or isinstance(name, (dict, list, tuple))]
+    if wrong:
+        return f'metainfo.classes has {shorten_value(wrong[0])}, expected names'
+    if classes is not None and not len(classes):
+        return f'metainfo.classes is {classes!r}, expected the names of the classes'
+    endings = dataset_cfg.get('extensions')
+    if isinstance(endings, str):
+        return f'extensions is the text {endings!r}, expected a sequence: write extensions=({endings!r},), with a comma'
+    if metainfo is not None and not isinstance(metainfo, dict) and not callable(getattr(metainfo, 'get', None)):
+        return f'metainfo is {shorten_value(metainfo)}, expected a dict: write metainfo=dict(classes=(...))'
+    palette = metainfo.get('palette') if metainfo else None
+    if not isinstance(palette, (str, list, tuple, type(None))):
+        return f'metainfo.palette is {shorten_value(palette)}, expected a list of colors [red, green, blue]'
+    if metainfo and 'CLASSES' in metainfo and 'classes' not in metainfo:
+        return 'metainfo has the key CLASSES, which nothing reads: call it classes (and PALETTE palette)'
     zero = dataset_cfg.get('reduce_zero_label')
     if isinstance(zero, str):
         return (
@@ -222,14 +252,22 @@ def build_problem(node: dict, error: Exception) -> str:
         )
     if "'HTTPBackend' object has no attribute 'join_path'" in str(error):
         return f'data_root is {node.get("data_root")}, but no folder is read by HTTP: download it and give its path'
-    message = short_message(error)
+    message = short_message(error) + ('' if advice else name_values(error, [node]))
     end = '' if message.endswith('?') else '.'
     return f'{type_name(node)} cannot be built: {message}' + f'{end} {advice}' * bool(advice)
 
 
-def reason(error: Exception) -> str:
+def index_problem(dataset: Any) -> str:
+    """Describe an index in ``indices`` that a loaded data set does not have; empty if there is none."""
+    indices, number = getattr(dataset, '_indices', None), len(getattr(dataset, 'data_list', None) or ())
+    beyond = [each for each in indices if each >= number] if number and isinstance(indices, (list, tuple)) else []
+    return f'indices has {shorten(beyond)}, but there are {number} samples (0 to {number - 1})' if beyond else ''
+
+
+def reason(error: Exception, dataset_cfg: dict) -> str:
     """Describe why a data set cannot load its list of samples, and what to do."""
     _, message, _ = origin(error)
+    message += name_values(error, [dataset_cfg.get('filter_cfg') or {}])
     if isinstance(error, KeyError) and ' ' not in message:
         return f'a sample lacks {message}: correct the file, or the type of the data set, which reads another format'
     return f'{message}: ' + advice_for(error, 'correct the data or its paths')
@@ -398,7 +436,8 @@ def list_problems(
         unknown_xml_names(dataset, everything, limit)
     if not is_coco(dataset, api):
         problems = problems or inverted_box_problems(dataset, where)
-    short_palette(dataset)
+    if is_segmentation(dataset) or hasattr(dataset, 'proposal_file'):  # only mmseg and mmdet draw with it
+        report_unusable_palette(dataset)
     problems = problems or label_type_problems(dataset, where) or emptiness_problems(dataset, everything, where, api)
     if not problems and 'gt_label' in dataset.data_list[0]:
         problems += label_problems(dataset, where, num_classes)

@@ -310,18 +310,6 @@ def inverted_box_problems(dataset: Any, where: str) -> List[str]:
     return [f'{text}: correct or remove them, expected left < right and top < bottom']
 
 
-def short_palette(dataset: Any) -> None:
-    """Report that a palette of mmdet has fewer colors than there are classes; mmseg checks its own."""
-    classes, palette = (dataset.metainfo.get(key) for key in ('classes', 'palette'))
-    if not isinstance(palette, (list, tuple)) or not hasattr(dataset, 'proposal_file') or not classes:
-        return
-    if len(palette) < len(classes):
-        log_warning(
-            f'{type(dataset).__name__}: metainfo.palette has {len(palette)} colors for {len(classes)} classes, so '
-            'predictions cannot be drawn: set palette in metainfo, one color per class'
-        )
-
-
 def ignored_object_problems(dataset: Any, where: str, api: Any) -> List[str]:
     """Check that not all objects of a training set are ignored, as crowds and difficult ones are."""
     objects = [each for info in dataset.data_list for each in info.get('instances') or ()]

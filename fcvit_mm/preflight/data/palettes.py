@@ -12,6 +12,29 @@ from ..log import log_warning
 Color = Tuple[int, ...]
 
 
+def is_color(value: Any) -> bool:
+    """Check whether a value is red, green and blue."""
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(x, (int, float)) for x in value)
+
+
+def report_unusable_palette(dataset: Any) -> None:
+    """Report a palette with which predictions cannot be drawn: values that are no colors, or too few of them."""
+    classes, palette = (dataset.metainfo.get(key) for key in ('classes', 'palette'))
+    if not isinstance(palette, (list, tuple)) or not classes or is_color(palette):  # mmdet accepts a single color
+        return
+    wrong = [color for color in palette if not is_color(color)]
+    if wrong:
+        found = f'the color {wrong[0]!r:.60}, expected [red, green, blue]'
+    elif len(palette) < len(classes):  # mmseg does not build such a data set
+        found = f'{len(palette)} colors for {len(classes)} classes'
+    else:
+        return
+    log_warning(
+        f'{type(dataset).__name__}: metainfo.palette has {found}, so predictions cannot be drawn: set palette in '
+        'metainfo, one color per class'
+    )
+
+
 def palette_of(path: str) -> Dict[int, Color]:
     """Return the colors of the labels in a segmentation map with a palette; empty for any other."""
     try:
@@ -47,7 +70,7 @@ def report_palettes(dataset: Any, palettes: Dict[str, Dict[int, Color]]) -> None
                 return
     classes, palette = (list(dataset.metainfo.get(key) or ()) for key in ('classes', 'palette'))
     shift = 1 if dataset.reduce_zero_label else 0
-    known = {tuple(map(int, color)): index for index, color in enumerate(palette[: len(classes)])}
+    known = {tuple(map(int, color)): index for index, color in enumerate(palette[: len(classes)]) if is_color(color)}
     indices = {label: (label - shift, known[color]) for label, (color, _) in first.items() if color in known}
     moved = {label: given for label, (own, given) in indices.items() if own != given}
     if len(moved) > 1 and len(moved) == len(indices) and len(known) == len(classes):

@@ -28,6 +28,9 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
         )
         return []
     number = len(classes)
+    wrong_topk = topk_problem(metric, number)
+    if wrong_topk:
+        return [wrong_topk]
     several = any(base.__name__ in ('MultiLabelMetric', 'AveragePrecision') for base in type(metric).__mro__)
     occurring: Counter = Counter()
     fed = 0
@@ -51,7 +54,7 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
         scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric may be any code.
-        return [topk_problem(metric, number) or input_problem(metric, error, False)]
+        return [input_problem(metric, error, False)]
     undefined, low = undefined_or_low(scores, 100.0)
     low = {key: value for key, value in {**undefined, **low}.items() if 'support' not in key}
     if low:
@@ -79,12 +82,16 @@ def extra_of(info: dict) -> dict:
 
 
 def topk_problem(metric: Any, number: int) -> str:
-    """Describe a top-k larger than the number of classes; empty if there is none."""
-    topk = np.atleast_1d(np.asarray(getattr(metric, 'topk', None) or 1, int)).tolist()
+    """Describe a top-k that is no number of classes; empty if there is none."""
+    given = getattr(metric, 'topk', None)
+    topk = [1] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    name = type(metric).__name__
+    if not topk or not all(isinstance(each, int) and each > 0 for each in topk):
+        return f'{name} has topk={given!r}, expected numbers of classes, 1 or more, such as topk=(1, 5)'
     if max(topk) <= number:
         return ''
     fitting = tuple(each for each in topk if each <= number) or (1,)
     return (
-        f'{type(metric).__name__} has topk={tuple(topk)}, but there are {number} classes: set topk={fitting} in '
+        f'{name} has topk={tuple(topk)}, but there are {number} classes: set topk={fitting} in '
         'val_evaluator and test_evaluator'
     )

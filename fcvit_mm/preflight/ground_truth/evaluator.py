@@ -17,7 +17,7 @@ from ...errors import advice_for, origin
 from ..contexts import quiet
 from ..data.kinds import is_url
 from ..log import log_warning, shorten
-from ..messages import short_message
+from ..messages import name_values, short_message
 from .classification import check_labels
 from .coco import check_coco
 from .iou import check_iou
@@ -257,7 +257,7 @@ def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
     if isinstance(path, str) and not osp.exists(path):
         return f'ann_file {path} does not exist: give the annotation file of the data set, {own}'
     if is_about_settings(error):
-        message = short_message(error)
+        message = short_message(error) + name_values(error, [config])
         end = '' if message.endswith('?') else '.'
         return f'{type_name(config)} cannot be built: {message}{end} Correct its settings'
     if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):

@@ -18,6 +18,11 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
             f'{type(metric).__name__} reads the names of the classes, which the data set lacks: set '
             'metainfo=dict(classes=(...), palette=[...]) of the data set, as for training'
         ]
+    if not isinstance(metric.ignore_index, int):
+        return [
+            f'{type(metric).__name__} has ignore_index={metric.ignore_index!r}, expected the label of ignored pixels, '
+            'such as 255'
+        ]
     number = len(split.metainfo['classes'])
     turned: List[str] = []
     wrong: Counter = Counter()

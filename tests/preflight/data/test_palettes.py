@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcvit_mm.preflight.data.palettes import palette_of, report_palettes
+from fcvit_mm.preflight.data.palettes import palette_of, report_palettes, report_unusable_palette
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -64,3 +64,28 @@ def test_palette_with_classes_in_another_order(logged, shift, label):
         f"segmentation maps: label {shift} has the color of 'cow' in the palette of a, but that class has label "
         f'{label}: correct the order of metainfo.classes and palette, or the maps'
     ]
+
+
+@pytest.mark.parametrize(
+    ('palette', 'words'),
+    [
+        ([[9, 9, 9], [1, 2, None]], 'the color [1, 2, None], expected [red, green, blue]'),
+        (['#000000', '#ffffff'], "the color '#000000', expected [red, green, blue]"),
+        ([0, 1], 'the color 0, expected [red, green, blue]'),
+        ([[9, 9, 9]], '1 colors for 2 classes'),
+    ],
+)
+def test_palette_that_cannot_be_drawn_with(logged, palette, words):
+    data = SimpleNamespace(metainfo=dict(classes=('a', 'b'), palette=palette), reduce_zero_label=False)
+    report_unusable_palette(data)
+    assert logged == [
+        f'SimpleNamespace: metainfo.palette has {words}, so predictions cannot be drawn: set palette in metainfo, one '
+        'color per class'
+    ]
+    report_palettes(data, {'a': {0: RED}})
+
+
+@pytest.mark.parametrize('palette', [[RED, [0.0, 255, 0]], (RED, GREEN, BLUE), RED, 'random', None])
+def test_usable_palettes(logged, palette):
+    report_unusable_palette(SimpleNamespace(metainfo=dict(classes=('a', 'b'), palette=palette)))
+    assert logged == []

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from problems import validation_problems
 
 
@@ -9,6 +10,15 @@ def test_topk_above_the_number_of_classes(make_config):
     cfg, _ = make_config('classification')
     cfg.val_evaluator.topk = (1, 9)
     assert 'topk=(1, 9), but there are 5 classes: set topk=(1,)' in validation_problems(cfg)
+
+
+@pytest.mark.parametrize('topk', ['a', (), (0,), (1, 0), (1, 5.0)])
+def test_topk_that_is_no_number_of_classes(make_config, topk):
+    cfg, _ = make_config('classification')
+    cfg.val_evaluator.topk = topk
+    assert validation_problems(cfg).startswith(
+        f'val_evaluator: Accuracy has topk={tuple(topk)!r}, expected numbers of classes, 1 or more, such as topk=(1, 5)'
+    )
 
 
 def test_classes_that_never_occur_lower_the_precision(make_config, logged):

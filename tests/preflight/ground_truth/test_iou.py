@@ -14,6 +14,13 @@ def test_maps_of_another_size_than_the_images(make_config):
     assert any('but its image has' in line for line in data_problems(cfg, ['val_dataloader']))
 
 
+def test_metric_without_an_ignored_label(make_config):
+    cfg, _ = make_config('segmentation', {'val_evaluator.ignore_index': None})
+    assert validation_problems(cfg) == (
+        'val_evaluator: IoUMetric has ignore_index=None, expected the label of ignored pixels, such as 255'
+    )
+
+
 def test_one_image_rotated_by_exif_data(make_config, logged):
     cfg, data = make_config('segmentation')
     path = sorted((data / 'images' / 'validation').iterdir())[0]
