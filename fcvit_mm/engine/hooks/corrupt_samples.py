@@ -32,6 +32,8 @@ from ..config import leaf_datasets
 IGNORED = 255
 #: Maximum number of samples loaded to determine the number of image channels.
 NEIGHBOURS = 8
+#: Maximum number of characters for a pipeline step with its settings in a message.
+STEP_LENGTH = 80
 #: Keys of paths in the libraries' samples.
 PATHS = ('img_path', 'seg_map_path')
 
@@ -444,8 +446,13 @@ def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = Non
 
 
 def failing_step(error: BaseException) -> str:
-    """Return `` in STEP``, the innermost pipeline step in the traceback of an error; empty if there is none."""
+    """Return `` in STEP(SETTINGS)``, the innermost pipeline step in an error's traceback; empty if there is none."""
     base = getattr(sys.modules.get('mmcv.transforms'), 'BaseTransform', ())
     callers = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    steps = [type(each).__name__ for each in callers if isinstance(each, base)]
-    return f' in {steps[-1]}' if steps else ''
+    steps = [each for each in callers if isinstance(each, base)]
+    if not steps:
+        return ''
+    name, text = type(steps[-1]).__name__, ' '.join(repr(steps[-1]).split())
+    if not text.startswith(f'{name}('):  # a step that does not show its settings
+        return f' in {name}'
+    return f' in {text}' if len(text) <= STEP_LENGTH else f' in {text[:STEP_LENGTH]}...'

@@ -32,14 +32,27 @@ def test_failing_transform_is_named(make_config):
     leaf = cfg.train_dataloader.dataset
     steps = leaf.pipeline
     leaf.pipeline = [*steps[:2], dict(type='RandomApply', transforms=dict(type='Mosaic'), prob=1), *steps[2:]]
-    assert '000000000000.jpg in Mosaic failed: AssertionError: assert ' in only_problem(cfg)
+    assert '000000000000.jpg in Mosaic(img_scale=(640, 640), ' in only_problem(cfg)
     # Mosaic removes masks, which the next transform of the wrapper reads.
     cfg.train_dataloader.dataset = dict(
         type='MultiImageMixDataset',
         dataset=dict(leaf, pipeline=steps[:2]),
         pipeline=[dict(type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')],
     )
-    assert 'sample 0 failed to load in PackDetInputs (IndexError: ' in only_problem(cfg)
+    assert "sample 0 failed to load in PackDetInputs(meta_keys=('img_id', " in only_problem(cfg)
+
+
+def test_settings_of_a_failing_step_are_named(make_config):
+    cfg, _ = make_config('classification', {'train_dataloader.dataset.pipeline.1.scale': (64,)})
+    assert '.jpg in Resize(scale=(64,), scale_factor=None, ' in only_problem(cfg)
+
+
+@pytest.mark.parametrize(('times', 'named'), [('2', " (times='2')"), (None, ' (times=None)'), (-1, '')])
+def test_wrapper_without_a_length(make_config, times, named):
+    cfg, _ = make_config('classification')
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=times, dataset=cfg.train_dataloader.dataset)
+    problem = only_problem(cfg)
+    assert problem.startswith('train_dataloader: RepeatDataset cannot be built: ') and problem.endswith(named)
 
 
 def test_pipeline_that_returns_none(make_config):
@@ -53,7 +66,9 @@ def test_invalid_transforms(make_config):
     cfg, data = make_config('detection')
     steps = cfg.train_dataloader.dataset.pipeline
     steps.insert(1, dict(type='LoadProposals'))
-    assert '.jpg in LoadProposals failed: KeyError' in only_problem(cfg) and 'proposals' in only_problem(cfg)
+    assert '.jpg in LoadProposals(num_max_proposals=None) failed: KeyError' in only_problem(
+        cfg
+    ) and 'proposals' in only_problem(cfg)
     steps[1] = dict(type='NoSuchStep')
     assert 'CocoDataset cannot be built: NoSuchStep' in only_problem(cfg)
     del cfg.train_dataloader.dataset['type']
