@@ -178,13 +178,14 @@ def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List
 def report_folders_of_others(dataset: Any, where: str) -> None:
     """Report images of a list that are in the folder of another class than that of their label."""
     classes = list(dataset.metainfo['classes'])
+    labels = {name: label for label, name in reversed(list(enumerate(classes)))}  # the first of names that occur twice
     infos = spread(dataset.data_list, LISTED)
     folders = [osp.basename(osp.dirname(str(info.get('img_path')))) for info in infos]
-    named = [(info, name) for info, name in zip(infos, folders) if name in classes]
+    named = [(info, name) for info, name in zip(infos, folders) if name in labels]
     other = [
         (info, name)
         for info, name in named
-        if isinstance(info.get('gt_label'), int) and classes.index(name) != info['gt_label'] < len(classes)
+        if isinstance(info.get('gt_label'), int) and labels[name] != info['gt_label'] < len(classes)
     ]
     if other:
         info, name = other[0]

@@ -1,9 +1,9 @@
 """Data sets for detection: categories, objects and masks in COCO's format."""
 
+import math
 import unicodedata
+from itertools import chain
 from typing import Any, Dict, List, Sequence, Set
-
-import numpy as np
 
 from ..annotations import (
     SKIPPED,
@@ -12,7 +12,6 @@ from ..annotations import (
     count_line,
     fatal_annotations,
     is_box,
-    is_number,
     misshapen_parts,
     other_type,
     shift_of,
@@ -151,9 +150,9 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     report_areas(dataset, api)
     report_small_extent(dataset)
     problems += box_form_problems(dataset)
-    boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
-    if boxes and not np.isfinite(np.asarray(boxes, float)).all():
-        wrong = [each['id'] for each in api.anns.values() if not is_box(each['bbox'])]
+    values = chain.from_iterable(each['bbox'] for info in dataset.data_list for each in info['instances'])
+    if not all(map(math.isfinite, values)):
+        wrong = [each['id'] for each in api.anns.values() if not is_box(each.get('bbox'))]
         problems.append(
             f'{ann_file}: {count_line(wrong, number, "have a bbox that is not four finite numbers")}: correct or '
             'remove them'
@@ -200,15 +199,20 @@ def masks_beside_boxes(dataset: Any) -> None:
     beside, apart, number = [], [], 0
     for info in spread(dataset.data_list, CORNER_IMAGES):
         for each in info['instances']:
-            points = [point for polygon in mask_of(each) for point in polygon if is_number(point)]
+            points = [point for polygon in mask_of(each) for point in polygon]
             if len(points) < 6 or len(points) % 2 or len(each['bbox']) != 4:  # rotated boxes of other libraries
+                continue
+            xs, ys = points[::2], points[1::2]
+            try:
+                extent = (min(xs), min(ys), max(xs), max(ys))
+                common = overlap(extent, each['bbox'])
+            except TypeError:  # points that are no numbers, which are reported elsewhere
                 continue
             number += 1
             left, top, right, bottom = each['bbox']
-            xs, ys = points[::2], points[1::2]
-            if max(xs) < left or min(xs) > right or max(ys) < top or min(ys) > bottom:
+            if extent[2] < left or extent[0] > right or extent[3] < top or extent[1] > bottom:
                 beside.append(info['img_path'])
-            elif overlap((min(xs), min(ys), max(xs), max(ys)), each['bbox']) < SAME_EXTENT:
+            elif common < SAME_EXTENT:
                 apart.append(info['img_path'])
     if apart and len(apart) >= APART * number:
         log_warning(

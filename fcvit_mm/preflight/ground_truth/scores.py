@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from unittest import mock
 
 import numpy as np
+from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement
 
 from ...errors import origin
@@ -60,7 +61,11 @@ class Split:
             if self.dataset in self.leaves:
                 self._infos = self.dataset.data_list
             else:
-                self._infos = [self.dataset.get_data_info(index) for index in range(len(self.dataset))]
+                with ExitStack() as stack:
+                    for leaf in self.leaves:
+                        if getattr(type(leaf), 'get_data_info', None) is BaseDataset.get_data_info:  # copies an entry
+                            stack.enter_context(mock.patch.object(leaf, 'get_data_info', leaf.data_list.__getitem__))
+                    self._infos = [self.dataset.get_data_info(index) for index in range(len(self.dataset))]
         return self._infos
 
     def sample(self, index: int, load: bool = False) -> Optional[dict]:

@@ -20,6 +20,7 @@ SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
         (None, 'it is missing or empty'),
         (dict(size=[1, 2], counts='x'), 'its size is [1, 2]'),
         ([[1e9, 2, 12, 2, 12, 12]], 'far outside its image'),
+        ([[1, 2, None, 2, 12, 12]], 'points that are not numbers'),
     ],
 )
 def test_masks_that_training_cannot_load(make_config, change_annotations, mask, problem):
