@@ -37,6 +37,8 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
     """
     given, path = os.fspath(path), Path(path)  # a Path has no ./ and no double slashes, which the data set's paths may
     try:
+        if path.is_dir():
+            return f'{path} is a folder, expected an image: correct the name in the annotations, or remove it'
         if path.stat().st_size == 0:
             return f'{path} is empty (0 bytes): copy it again or remove it from the data set'
         if read is not None and read(given) is None:

@@ -5,6 +5,7 @@ checked by :mod:`.masks`.
 """
 
 import math
+import unicodedata
 from collections import Counter, defaultdict
 from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
@@ -138,6 +139,11 @@ def misshapen_parts(content: dict) -> List[str]:
                     f'{several[0][key]!r:.60}, expected {"text" if key == "name" else "a number"}'
                 )
     return lines
+
+
+def normalize_name(name: Any) -> str:
+    """Normalize the name of a class: without surrounding space, in lower case, in one Unicode form."""
+    return unicodedata.normalize('NFC', str(name)).strip().casefold()
 
 
 def other_type(given: Sequence[Any], known: Iterable[Any]) -> str:

@@ -1,9 +1,9 @@
 """Classes and labels: the same in all splits, in the checkpoint and in the heads."""
 
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
-from unicodedata import normalize
 
 from ..engine.wrapped import find_inner_model
+from .annotations import normalize_name
 from .log import log_warning, shorten
 
 HEADS = (
@@ -53,8 +53,10 @@ def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
         lacking = [name for name in here if name not in there]
         added = [name for name in there if name not in here]
         texts = [f'lacks {shorten(lacking)}'] * bool(lacking) + [f'adds {shorten(added)}'] * bool(added)
-        if {normalize('NFC', str(name)) for name in lacking} & {normalize('NFC', str(name)) for name in added}:
-            texts.append('writes the same characters in another Unicode form (NFC or NFD)')
+        same = [(one, two) for one in lacking for two in added if normalize_name(one) == normalize_name(two)][:1]
+        texts += [
+            f'writes {one!r} as {two!r}, in other spaces, capitals or Unicode form (NFC or NFD)' for one, two in same
+        ]
         problems.append(
             f'{other} {" and ".join(texts) or "has another order"}: its classes are {shorten(there)}, those of '
             f'{first} {shorten(here)}, so the same label means different classes. Give both the same folders '

@@ -37,6 +37,11 @@ def test_truncation_is_found_in_all_formats(kind, suffix, tmp_path):
         read_image(path)
 
 
+def test_folder_in_place_of_an_image(tmp_path):
+    message = f'{tmp_path} is a folder, expected an image: correct the name in the annotations, or remove it'
+    assert image_problem(tmp_path) == truncation_problem(tmp_path) == message
+
+
 def test_problems_are_those_of_the_loading_step(tmp_path):
     from mmcv.transforms import LoadImageFromFile
 

@@ -63,13 +63,14 @@ def test_annotation_file_without_images(make_config):
     assert f'{path} lists no images' in only_problem(cfg)
 
 
-def test_class_folders_in_another_unicode_form(make_config):
+@pytest.mark.parametrize(('here', 'there'), [('gr\u00fcn', 'gru\u0308n'), ('star', 'star '), ('star', 'Star')])
+def test_class_folders_in_other_spaces_or_unicode_form(make_config, here, there):
     cfg, data = make_config('classification')
-    (data / 'train' / 'star').rename(data / 'train' / 'gr\u00fcn')
-    (data / 'val' / 'star').rename(data / 'val' / 'gru\u0308n')
+    (data / 'train' / 'star').rename(data / 'train' / here)
+    (data / 'val' / 'star').rename(data / 'val' / there)
     assert (
-        'lacks gr\u00fcn and adds gru\u0308n and writes the same characters in another Unicode form (NFC or NFD): its '
-        'classes are'
+        f'lacks {here} and adds {there} and writes {here!r} as {there!r}, in other spaces, capitals or Unicode form '
+        '(NFC or NFD): its classes are'
     ) in only_problem(cfg)
 
 

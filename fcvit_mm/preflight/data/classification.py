@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 import re
+import shlex
 from itertools import islice
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -17,6 +18,8 @@ from .images import skipped_images, suffixes_of
 #: Maximum number of files inspected in a folder without images, and of images whose label is compared with their
 #: folder.
 OTHERS, LISTED = 1000, 10000
+#: Folders of systems: macOS, Synology, Linux and Windows.
+SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information')
 
 
 def list_file_problems(ann_file: str) -> List[str]:
@@ -25,7 +28,7 @@ def list_file_problems(ann_file: str) -> List[str]:
     wrong = [
         number
         for number, line in enumerate(lines, 1)
-        if not line.rpartition(' ')[0] or not line.rpartition(' ')[2].lstrip('+-').isdigit()
+        if not line.rpartition(' ')[0] or not is_integer_text(line.rpartition(' ')[2])
     ]
     if not wrong:
         return []
@@ -34,6 +37,15 @@ def list_file_problems(ann_file: str) -> List[str]:
         f'{ann_file}: {len(wrong)} of {len(lines)} lines are empty or have no label (lines {shorten(wrong)}): expected '
         f'"path label" with an integer label per line, {line_advice(first)}'
     ]
+
+
+def is_integer_text(text: str) -> bool:
+    """Check whether Python, and so mmpretrain, reads a text as an integer."""
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def line_advice(line: str) -> str:
@@ -57,11 +69,11 @@ def line_advice(line: str) -> str:
 def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
     """Check the class folders of a classification data set."""
     folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-    hidden = [name for name in folders if name.startswith('.') or name == '__MACOSX']
+    hidden = [name for name in folders if name.startswith('.') or name in SYSTEM_FOLDERS]
     if hidden:
         return [
             f'{folder}: the folder {shorten(hidden)} is not a class but counts as one: remove it (rm -r '
-            f'{osp.join(folder, hidden[0])})'
+            f'{shlex.quote(osp.join(folder, hidden[0]))}), or put the folders of the classes into a folder of their own'
         ]
     classes = dataset.metainfo.get('classes')
     loose = sorted(path for path in list_images(folder, dataset.extensions, recursive=False))
@@ -148,7 +160,7 @@ def label_type_problems(dataset: Any, where: str) -> List[str]:
     for info in dataset.data_list:
         labels = info.get('gt_label')
         for label in labels if isinstance(labels, (list, tuple)) else [labels]:
-            if isinstance(label, str):
+            if isinstance(label, str) or isinstance(label, int) and abs(label) >= 2**63:  # beyond 64 bits
                 return [
                     f'{where}: gt_label of {info.get("img_path")} is {label!r}, expected a number: the place of the '
                     'class in metainfo.classes, from 0'

@@ -361,6 +361,9 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
                 return [f'{ann_file} begins with a byte order mark: save it as UTF-8 without byte order mark']
             content = json.loads(text)
             other = known_format(ann_file)
+            if not other and not isinstance(content, dict):
+                kind = type(content).__name__
+                return [f'{ann_file} is a {kind}, expected a dict with {", ".join(PARTS)}: export it in COCO format']
             lacking = [part for part in PARTS if isinstance(content, dict) and part not in content]
             if not other and content and lacking in (['categories'], ['images']):
                 return [f'{ann_file} has no {lacking[0]!r}, which COCO format requires: add them']

@@ -1,7 +1,6 @@
 """Data sets for detection: categories, objects and masks in COCO's format."""
 
 import math
-import unicodedata
 from itertools import chain
 from typing import Any, Dict, List, Sequence, Set
 
@@ -13,6 +12,7 @@ from ..annotations import (
     fatal_annotations,
     is_box,
     misshapen_parts,
+    normalize_name,
     other_type,
     shift_of,
     skipped_annotations,
@@ -31,11 +31,6 @@ REPEATED, BESIDE = 0.05, 0.05
 APART, SAME_EXTENT = 0.5, 0.5
 #: Minimum fraction of ignored objects that is reported.
 IGNORED_OBJECTS = 0.5
-
-
-def normalize_name(name: Any) -> str:
-    """Normalize a name: without surrounding space, in lower case, in one Unicode form."""
-    return unicodedata.normalize('NFC', str(name)).strip().casefold()
 
 
 def category_problems(dataset: Any, api: Any) -> List[str]:

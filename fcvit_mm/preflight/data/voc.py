@@ -58,7 +58,7 @@ def unknown_xml_names(dataset: Any, infos: Sequence[dict], limit: TimeLimit) -> 
     unknown = {str(name): number for name, number in counted.items() if name not in classes}
     if unknown:
         log_warning(
-            f'{dataset.ann_file}: {sum(unknown.values())} of {sum(counted.values())} objects are skipped, because '
+            f'{dataset.ann_file}: {sum(unknown.values())} of {sum(counted.values())} checked objects are skipped, as '
             f'metainfo.classes ({shorten(dataset.metainfo["classes"])}) lacks their names '
             f'({shorten(map(repr, unknown))}): add or correct them, unless these classes are not to be learned'
         )

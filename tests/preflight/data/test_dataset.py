@@ -255,3 +255,11 @@ def test_palette_with_another_number_of_colors(make_config):
         'train_dataloader: metainfo.palette has 1 colors, expected one for each of the 6 classes: complete it, or '
         'remove it'
     )
+
+
+@pytest.mark.parametrize(('content', 'kind'), [([dict(images=[])], 'list'), ('abc', 'str'), (5, 'int')])
+def test_annotation_file_that_is_no_dict(make_config, change_annotations, content, kind):
+    cfg, data = make_config('detection')
+    path = change_annotations(data, 'train', lambda content: None)
+    path.write_text(json.dumps(content))
+    assert f'{path} is a {kind}, expected a dict with images, annotations, categories: export it' in only_problem(cfg)
