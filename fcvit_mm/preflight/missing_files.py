@@ -40,6 +40,8 @@ def path_problem(path: str, is_folder: bool, what: str) -> str:
     there = path
     while there and not osp.isdir(there):
         there = osp.dirname(there)
+    if there and not os.access(there, os.R_OK | os.X_OK):
+        return f'{what} cannot be found, because permission to read {there} is missing: change its permissions'
     if not near and osp.abspath(there) != osp.abspath(os.curdir):
         names = sorted(os.listdir(there))
         near = f'{there} contains {shorten(names)}' if names else f'{there} is empty'
@@ -74,6 +76,13 @@ def link_problems(folders: Sequence[str], number: int, allowed: float, limit: Ti
         return []
     annex = 'fetch the files with `git annex get`, ' if 'annex/objects' in os.readlink(broken[0]) else ''
     return [f'{text}: {annex}correct the links, copy the files, or remove the links']
+
+
+def permission_problem(error: Exception) -> str:
+    """Describe the file or folder that must not be read; empty for other errors."""
+    if not isinstance(error, PermissionError) or not error.filename:
+        return ''
+    return f'{error.filename} cannot be read, because permission is missing: change its permissions'
 
 
 def loop_problem(error: Exception) -> str:

@@ -1,3 +1,4 @@
+import errno
 import os
 import unicodedata
 
@@ -137,3 +138,29 @@ def test_link_to_a_parent_folder(make_config):
     above = (data / 'train').resolve()
     found = f'train_dataloader: {link} is a symbolic link to a folder above it, {above}: remove the link'
     assert only_problem(cfg) == found
+
+
+def test_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # tests may run as root, who may read everything
+    assert path_problem(f'{tmp_path}/a/b', True, 'folder x') == (
+        f'folder x cannot be found, because permission to read {tmp_path} is missing: change its permissions'
+    )
+
+
+@pytest.mark.parametrize(
+    ('task', 'kind', 'name'),
+    [
+        ('classification', 'mmpretrain.datasets.CustomDataset', 'train'),
+        ('detection', 'mmdet.datasets.CocoDataset', 'annotations/instances_train2017.json'),
+    ],
+)
+def test_data_without_permission(make_config, monkeypatch, task, kind, name):
+    cfg, data = make_config(task)
+
+    def refuse(dataset):
+        raise PermissionError(errno.EACCES, 'Permission denied', f'{data}/{name}')
+
+    monkeypatch.setattr(f'{kind}.load_data_list', refuse)
+    assert only_problem(cfg) == (
+        f'train_dataloader: {data}/{name} cannot be read, because permission is missing: change its permissions'
+    )

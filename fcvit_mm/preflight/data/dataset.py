@@ -18,7 +18,7 @@ from ..contexts import quiet
 from ..limits import TimeLimit
 from ..log import log_warning, shorten
 from ..messages import name_values, short_message
-from ..missing_files import link_problems, loop_problem, path_problem
+from ..missing_files import link_problems, loop_problem, path_problem, permission_problem
 from ..misspelt_arguments import class_of
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
@@ -124,9 +124,10 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         everything, api = load_list(dataset, limit)
     except Exception as error:
         # Broad, because each data set has checks of its own.
+        unreadable = permission_problem(error)
         problems = (
             link_problems(listed, 0, 0.0, limit)
-            or unlisted_problems(dataset, prefixes, limit)
+            or ([unreadable] if unreadable else unlisted_problems(dataset, prefixes, limit))
             or [
                 prefix_problem(dataset_cfg, error)
                 or loop_problem(error)
