@@ -83,7 +83,16 @@ def setting_problems(cfg: Config) -> List[str]:
 
 def type_problems(cfg: Config) -> List[str]:
     """Check the types of settings that other checks compute with; they must not run before these are correct."""
-    return text_problems(cfg) + [f'{name} is {value!r}, expected {words}' for name, value, words in wrong_types(cfg)]
+    truths = [
+        f'{key} of {type_name(node) or part} is the text {value!r}, which counts as true: write True or False without '
+        'quotation marks'
+        for part, tree in cfg.items()
+        for node in walk(tree)
+        for key, value in node.items()
+        if isinstance(value, str) and value in ('True', 'False', 'true', 'false')
+    ]
+    wrong = [f'{name} is {value!r}, expected {words}' for name, value, words in wrong_types(cfg)]
+    return [*text_problems(cfg), *truths, *wrong]
 
 
 def wrong_types(cfg: Config) -> Iterator[Tuple[str, Any, str]]:

@@ -101,6 +101,14 @@ def test_invalid_settings_are_reported(make_config, options, message):
             {'param_scheduler': [{'type': 'MultiStepLR', 'milestones': ['8']}]},
             "param_scheduler.0.milestones.0 is the text '8', expected a number",
         ),
+        (
+            {'train_dataloader.dataset.test_mode': 'False'},
+            "test_mode of CustomDataset is the text 'False', which counts as true: write True or False without",
+        ),
+        (
+            {'train_cfg': dict(by_epoch='false', max_epochs=1)},
+            "by_epoch of train_cfg is the text 'false', which counts as true: write True or False without quotation",
+        ),
         ({'data_preprocessor.pad_value': '0'}, "data_preprocessor.pad_value is '0', expected a number"),
         (
             {'model.data_preprocessor': {'seg_pad_val': [None]}},

@@ -213,11 +213,6 @@ def setting_problem(dataset_cfg: dict) -> str:
         return f'metainfo.palette is {shorten_value(palette)}, expected a list of colors [red, green, blue]'
     if metainfo and 'CLASSES' in metainfo and 'classes' not in metainfo:
         return 'metainfo has the key CLASSES, which nothing reads: call it classes (and PALETTE palette)'
-    zero = dataset_cfg.get('reduce_zero_label')
-    if isinstance(zero, str):
-        return (
-            f'reduce_zero_label is the text {zero!r}, which counts as true: write True or False without quotation marks'
-        )
     for key in ('img_suffix', 'seg_map_suffix'):
         value = dataset_cfg.get(key)
         if isinstance(value, str) and f'.{value.lower()}' in SUFFIXES:

@@ -3,7 +3,7 @@
 import contextlib
 import os.path as osp
 import random
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -102,16 +102,18 @@ def image_problems(
     if lacking:
         return [lacking]
     corrupt: Dict[str, str] = {}
+    seen: Set[str] = set()
     for path in limit.part(spread(paths, SAMPLE_SIZE), DECODE_SECONDS, 'images decoded'):
         problem = image_problem(path, read)
+        seen.add(path)
         if problem:
             corrupt[path] = problem
-    checked = 0
     for path in limit.part(shuffled(paths), END_SECONDS, 'image files checked for truncation'):
         problem = truncation_problem(path)
-        checked += 1
+        seen.add(path)
         if problem:
             corrupt.setdefault(path, problem)
+    checked = len(seen)
     if not corrupt:
         return []
     missing = next((path for path in corrupt if not osp.exists(path)), '')

@@ -200,11 +200,13 @@ def label_map_problems(
             f'{len(missing)} of {checked} checked images have no segmentation map ({shorten(missing, 1)}): complete '
             'the data set, or correct seg_map_path and seg_map_suffix' + f'. {near_file(missing[0])}'.rstrip('. ')
         )
-    if problems or num_classes is None or not (raw or labels):
+    if problems or not (raw or labels):
         return problems
     report_palettes(dataset, palettes)
     alignment.report(maps)
     interpolation.report(maps)
+    if num_classes is None:
+        return []
     return loaded_label_problems(dataset, maps, raw, labels, num_classes, checked)
 
 

@@ -29,6 +29,16 @@ def test_few_corrupt_images_are_allowed_in_training(tmp_path):
     assert len(image_problems(paths, allowed=0.01)) == 4
 
 
+def test_images_that_were_decoded_count_as_checked(tmp_path, monkeypatch, logged):
+    monkeypatch.setattr('fcvit_mm.preflight.data.images.END_SECONDS', -1)  # on a slow disk
+    paths = [str(tmp_path / f'{index}.jpg') for index in range(10)]
+    for path in paths:
+        Image.new('L', (4, 4)).save(path)
+    open(paths[3], 'wb').close()
+    assert image_problems(paths, allowed=0.1) == []
+    assert logged[0].startswith('1 of 10 checked images are corrupt and will be skipped')
+
+
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
 def test_folders_written_with_a_dot_or_two_slashes(make_config, monkeypatch, task):
     cfg, root = make_config(task)

@@ -25,6 +25,18 @@ def test_maps_with_ignored_pixels_only(make_config):
     assert 'checked maps are ignored (255); their files contain 0 (reduce_zero_label=True): nothing can be' in found
 
 
+def test_maps_of_a_model_of_another_library_are_compared(make_config, logged):
+    """Their number of classes is unknown."""
+    cfg, data = make_config('segmentation')
+    cfg.model = dict(type='UnknownModel')
+    for number, path in enumerate((data / 'annotations' / 'training').iterdir()):
+        labels = Image.open(path)
+        labels.putpalette([number] * 768)
+        labels.save(path)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any('has the color (' in line and 'the labels mean others in each file' in line for line in logged)
+
+
 def test_labels_above_255_loaded_with_8_bits(make_config):
     cfg, data = make_config('segmentation')
     cfg.model.decode_head.num_classes = 400
