@@ -145,7 +145,7 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
         if error.code in BUSY:
             raise _Cut(answer) from error
         raise DownloadError(f'{url} could not be downloaded: {answer}') from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for impossible names of hosts
         raise _Unreachable(f'no connection ({getattr(error, "reason", None) or error})') from error
 
 

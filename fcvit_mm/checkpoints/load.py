@@ -1,11 +1,13 @@
 """Loading a checkpoint into a backbone, which is what ``init_cfg=dict(type='Pretrained', checkpoint=...)`` does."""
 
+import hashlib
 import logging
 import os
 import re
+import time
 from functools import partial
 from typing import Any, Dict, Mapping, Optional
-from urllib.parse import urlparse
+from urllib.parse import quote, urldefrag, urlparse
 
 import numpy as np
 import torch
@@ -17,13 +19,14 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from ..files import WriteError
+from ..images import log_once
 from ..models import Backbone
 from ..models.published_names import is_like
 from .download import download
 from .errors import CheckpointError, CheckpointNotFoundError
 from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
-from .published_files import published_path
+from .published_files import download_folder, published_path
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
 from .safe_load import READERS, is_shard, read_checkpoint
 
@@ -32,6 +35,8 @@ OTHER_FILE = (
 )
 #: Beginnings of the addresses that are downloaded.
 URLS = ('http://', 'https://')
+#: Names with a hash of the content, as those of OpenMMLab: ``fcvit_b12-1a2b3c4d.pth``. A date has no letter.
+_HASHED = re.compile(r'.{,100}-(?=\d*[a-f])[0-9a-f]{8,64}\.[a-z.]{,20}', re.ASCII)
 #: Beginning of the names of parameters in blocks, in a complete model.
 _BLOCK = re.compile(r'(?:.*\.)?stages\.\d+\.blocks\.\d+(?=\.)')
 FROM_SCRATCH = 'to train from scratch, pretrained=None (init_cfg=None in the backbone)'
@@ -93,23 +98,23 @@ def local_path(checkpoint: str) -> str:
     """
     if is_published(checkpoint):
         return published_path(checkpoint)
-    scheme = urlparse(checkpoint).scheme
     if '://' not in checkpoint:
         return checkpoint
-    if scheme not in ('http', 'https'):
+    if not _is_downloaded(checkpoint):
         raise CheckpointError(
             f'checkpoint is {checkpoint}, expected a path, http:// or https:// (torchvision://, open-mmlab:// and '
             'similar names are weights of other networks)'
         )
-    name = os.path.basename(urlparse(checkpoint).path)
-    if not name:
-        raise CheckpointError(f'checkpoint {checkpoint} does not end in a file name: give the URL of a file')
-    path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
+    url = quote(urldefrag(checkpoint).url, safe="%/:=&?~+!$,;'@()*[]")  # like a browser: spaces, other alphabets
+    path = _downloaded_path(url)
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
     error: Optional[Exception] = None
-    if (rank == 0 or not is_distributed()) and not os.path.exists(path):
+    if os.path.exists(path):
+        date = time.strftime('%Y-%m-%d', time.localtime(os.path.getmtime(path)))
+        log_once(f'{checkpoint} was downloaded on {date}, to {path}. If it has changed since, delete this file.')
+    elif rank == 0 or not is_distributed():
         try:
-            download(checkpoint, path, partial(_check_download, checkpoint))
+            download(url, path, partial(_check_download, checkpoint))
         except (CheckpointError, WriteError) as failure:
             error = failure
     barrier()  # reached by the first process too if its download fails, or the others would wait for ever
@@ -119,13 +124,37 @@ def local_path(checkpoint: str) -> str:
     return path
 
 
+def _is_downloaded(checkpoint: str) -> bool:
+    return checkpoint.lower().startswith(URLS)
+
+
+def _downloaded_path(url: str) -> str:
+    """Return the local path of the file of a URL.
+
+    A name that contains a hash of the content identifies it, also if torch.hub or MMEngine downloaded it. Others, such
+    as ``epoch_12.pth``, get the hash of the URL, because different files have them.
+
+    Raises:
+        CheckpointError: The URL has no file name.
+    """
+    try:
+        name = os.path.basename(urlparse(url).path)
+    except ValueError as error:
+        raise CheckpointError(f'checkpoint {url} is not a URL ({error}): give the URL of a file') from error
+    if not name:
+        raise CheckpointError(f'checkpoint {url} does not end in a file name: give the URL of a file')
+    if not _HASHED.fullmatch(name):
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name[-100:]}'  # with the suffix
+    return os.path.join(download_folder(), name)
+
+
 def fetch_checkpoint(checkpoint: str) -> str:
     """Download a checkpoint that is an ``http://`` or ``https://`` URL, and return its path; return others unchanged.
 
     Raises:
         CheckpointError: See :func:`local_path`.
     """
-    return local_path(checkpoint) if checkpoint.startswith(URLS) else checkpoint
+    return local_path(checkpoint) if _is_downloaded(checkpoint) else checkpoint
 
 
 def _read_url(url: str) -> Dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 from importlib import import_module
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -468,7 +469,8 @@ def test_download(server, tmp_path, monkeypatch):
     for _ in range(2):
         assert_features(init(f'{address}/a.pth.tar?download=1'))
     assert asked == ['/a.pth.tar?download=1']
-    assert downloaded_files(tmp_path) == ['a.pth.tar']
+    (name,) = downloaded_files(tmp_path)
+    assert name.endswith('-a.pth.tar')
 
 
 def test_checkpoints_are_read_from_urls(server, tmp_path, monkeypatch):
@@ -480,8 +482,55 @@ def test_checkpoints_are_read_from_urls(server, tmp_path, monkeypatch):
     for _ in range(2):
         assert read_checkpoint(f'{address}/a.pth')['state_dict']['a'] == 1
     path = fetch_checkpoint(f'{address}/a.pth')
-    assert path == str(tmp_path / 'home' / 'hub' / 'checkpoints' / 'a.pth') and asked == ['/a.pth']
+    assert os.path.dirname(path) == str(tmp_path / 'home' / 'hub' / 'checkpoints') and asked == ['/a.pth']
     assert [fetch_checkpoint(name) for name in (path, 'published:a', 's3://a')] == [path, 'published:a', 's3://a']
+
+
+def test_urls_of_one_file_name_have_files_of_their_own(server, tmp_path, monkeypatch, log):
+    """The name epoch_12.pth says nothing about the content; a later command says how to get a changed file."""
+    address, asked = server
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    urls = [f'{address}/{name}' for name in ('a/epoch_12.pth', 'b/epoch_12.pth', 'b/epoch_12.pth?version=2')]
+    for value, folder in enumerate('ab'):
+        (tmp_path / 'served' / folder).mkdir()
+        torch.save({'value': torch.tensor(value)}, tmp_path / 'served' / folder / 'epoch_12.pth')
+    for _ in range(2):
+        assert [read_checkpoint(url)['value'].item() for url in urls] == [0, 1, 1]
+    assert len(asked) == len(set(downloaded_files(tmp_path))) == 3
+    path = fetch_checkpoint(urls[0])
+    assert f'{urls[0]} was downloaded on ' in log.text and f'to {path}. If it has changed since, delete' in log.text
+
+
+def test_downloads_of_the_libraries_with_a_hash_in_their_name_are_used(server, tmp_path, monkeypatch):
+    address, asked = server
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    folder = tmp_path / 'home' / 'hub' / 'checkpoints'
+    folder.mkdir(parents=True)
+    for name in ('net_1x_20200205-d4b0c5d0.pth', 'net-20200205.pth'):  # the second has a date, not a hash
+        (folder / name).touch()
+        torch.save({'value': torch.tensor(1)}, tmp_path / 'served' / name)
+    assert fetch_checkpoint(f'{address}/net_1x_20200205-d4b0c5d0.pth') == str(folder / 'net_1x_20200205-d4b0c5d0.pth')
+    assert asked == []
+    assert read_checkpoint(f'{address}/net-20200205.pth')['value'] == 1
+
+
+@pytest.mark.parametrize(
+    'name', ['with space.pth', 'mod\u00e8le.pth', 'with%20percent.pth', 'n' * 240 + '.safetensors']
+)
+def test_unusual_urls_are_downloaded(name, server, tmp_path, monkeypatch):
+    address, _ = server
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    torch.save({'value': torch.tensor(1)}, tmp_path / 'served' / unquote(name))
+    assert read_checkpoint(f'{address}/{name}')['value'] == 1
+    (path,) = downloaded_files(tmp_path)
+    assert path.endswith(name[-4:]) and path.isascii()
+
+
+@pytest.mark.parametrize('host', ['[::1', 'h' * 300])
+def test_impossible_hosts_are_reported(host, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    with pytest.raises(CheckpointError, match='is not a URL.*: give|could not be downloaded: no connection'):
+        fetch_checkpoint(f'http://{host}/a.pth')
 
 
 @pytest.mark.parametrize('content', [b'<!DOCTYPE html><title>Log in</title>', 'cut off'])

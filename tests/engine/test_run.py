@@ -25,10 +25,12 @@ test.__test__ = False
 def test_load_from_a_url(tmp_path, monkeypatch):
     """The runner gets the downloaded file: MMEngine would run code from it."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    path = tmp_path / 'hub' / 'checkpoints' / 'a.pth'
+    path = tmp_path / 'hub' / 'checkpoints' / 'a-1a2b3c4d.pth'
     path.parent.mkdir(parents=True)
     torch.save(dict(state_dict={}), path)
-    cfg = Config(dict(work_dir=str(tmp_path), train_dataloader=dict(batch_size=2), load_from='https://host/a.pth'))
+    cfg = Config(
+        dict(work_dir=str(tmp_path), train_dataloader=dict(batch_size=2), load_from='https://host/a-1a2b3c4d.pth')
+    )
     for step in TRAINING_STEPS:
         step(cfg)
     assert cfg.load_from == str(path)
