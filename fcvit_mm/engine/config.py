@@ -1,12 +1,13 @@
 """Reading a config: the file and the command line merged and checked; task, types and data sets of a config."""
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import logging
 import os
 import os.path as osp
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -199,7 +200,7 @@ def read_file(path: str) -> Config:
     """Read a config file, as MMEngine does.
 
     Modules and functions of pure-Python configs are removed, as MMEngine removes them from others: no runner reads
-    them, and such a config could not be written.
+    them, and such a config could not be written. Types of such configs that a run wrote are restored.
 
     Raises:
         ConfigError: A pure-Python config computes with an imported name.
@@ -216,7 +217,27 @@ def read_file(path: str) -> Config:
     for name, value in entries.items():
         if isinstance(value, (FunctionType, ModuleType)):
             cfg.pop(name)
+    if not Config._is_lazy_import(cfg.filename):
+        restore_types(cfg._cfg_dict)
     return cfg
+
+
+def restore_types(node: Any) -> None:
+    """Restore the classes and functions of a pure-Python config, which MMEngine writes as ``'mmcv.ops.RoIAlign'``.
+
+    The libraries cannot find all of them: mmdet looks for ``RoIAlign`` in mmcv.ops only, and MMEngine for
+    ``mmdet.models.losses.smooth_l1_loss.L1Loss`` in a function, which has the name of its module.
+
+    Args:
+        node (dict | list | ...): A tree of dicts and lists; dicts are changed.
+    """
+    for each in walk(node):
+        module, _, name = str(each.get('type')).rpartition('.')
+        if '.' not in module:  # a registered name, perhaps with its library
+            continue
+        with suppress(Exception):  # MMEngine reports a type that cannot be imported
+            if hasattr(importlib.import_module(module), name):
+                each['type'] = LazyObject(module, name)
 
 
 @contextmanager
@@ -409,9 +430,12 @@ def check_scope(cfg: Config, path: str) -> None:
     if scope in TASKS:
         require(scope)
     elif not isinstance(scope, str) or not (scope in MODELS.children or importlib.util.find_spec(scope)):
+        replaced = scope is None and isinstance(cfg.get('model'), dict) and 'type' not in cfg.model
         raise ConfigError(
             f'{path} has default_scope={scope!r}, expected one of {list(TASKS)} or an installed library that is built '
             'on them'
+            + '. Its model has no type: in a pure-Python config (read_base), model = dict(...) replaces the inherited '
+            'model, model.update(dict(...)) changes it' * replaced
         )
 
 

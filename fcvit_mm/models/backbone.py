@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import torch
 import torch.nn as nn
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,6 +17,8 @@ from ..ops.dispatch import current_mode
 from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
 from .published_names import PublishedNames
 
+#: Types of an ``init_cfg`` that loads a file; pure-Python configs have the class.
+PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
 #: MMEngine's ``init_cfg``: one, several or none.
 InitCfg = Union[None, dict, Sequence[dict]]
 
@@ -289,7 +291,7 @@ class Backbone(BaseModule):
     def init_weights(self) -> None:
         """Apply ``init_cfg``. The constructor has drawn the initial weights already."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
-        pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', 'PretrainedInit')]
+        pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in PRETRAINED]
         loader = type(self).pretrained_loader
         if pretrained and loader is None:
             raise RuntimeError(

@@ -118,6 +118,16 @@ def test_config_without_a_scope_is_refused(write):
         load_config(write('x = 1'))
 
 
+def test_pure_python_config_that_replaces_the_inherited_model(write):
+    """As in Python: ``model.update`` would change it."""
+    write("model = dict(type='FCOS')", 'base.py')
+    path = write(
+        'from mmengine.config import read_base\n\nwith read_base():\n    from .base import *\nmodel = dict(neck=1)'
+    )
+    with pytest.raises(ConfigError, match=r'default_scope=None.*model has no type.*model.update\('):
+        load_config(path)
+
+
 @pytest.mark.parametrize('scope', ['', "default_scope = 'mmseg'\n"])
 def test_config_of_openmmlab_1_is_refused(write, scope):
     text = 'model = dict()\ndata = dict(samples_per_gpu=2)\nrunner = dict(max_epochs=1)\nevaluation = dict()\n'
@@ -261,6 +271,23 @@ def test_a_config_that_cannot_be_read(write, monkeypatch, tmp_path, text, messag
         path = write(child, name)
         with pytest.raises(LibraryError, match=rf'(?s)^reading {path} \(mine.py, line 2\) failed: {message}'):
             load_config(path)
+
+
+def test_pure_python_configs_that_a_run_wrote_have_their_types_again(write):
+    """The libraries do not find all of them as text. Other names stay, and the text when it is written again."""
+    pytest.importorskip('mmdet')
+    from mmcv.ops import RoIAlign
+    from mmdet.models.losses import L1Loss
+
+    text = (
+        "default_scope = 'mmdet'\nmodel = dict(\n    head=dict(type='mmdet.models.losses.smooth_l1_loss.L1Loss'),\n"
+        "    layers=[\n        dict(type='mmcv.ops.RoIAlign'),\n        dict(type='mmdet.L1Loss'),\n"
+        "        dict(type='mmdet.models.NobodysNet'),\n    ])\n"
+    )
+    cfg = load_config(write(text))
+    assert cfg.model.head.type is L1Loss
+    assert [each.type for each in cfg.model.layers] == [RoIAlign, 'mmdet.L1Loss', 'mmdet.models.NobodysNet']
+    assert "type='mmdet.models.losses.smooth_l1_loss.L1Loss'" in cfg.pretty_text
 
 
 @pytest.mark.parametrize(('base', 'hint'), [('my.py', "; did you mean 'mine.py'?"), ('other/folder/gone.py', '.')])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.model import PretrainedInit
 from networks import images
 
 import fcvit_mm
@@ -114,14 +115,16 @@ def test_frozen_stages_and_norm_eval():
         Two(frozen_stages=2, out_indices=0)
 
 
-def test_own_checkpoint_loads(tmp_path):
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+def test_own_checkpoint_loads(kind, tmp_path):
+    """Pure-Python configs have the class."""
     torch.manual_seed(0)
     model = Two()
     torch.save({'state_dict': {f'backbone.{key}': value for key, value in model.state_dict().items()}}, tmp_path / 'a')
-    twin = Two(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a')))
+    twin = Two(init_cfg=dict(type=kind, checkpoint=str(tmp_path / 'a')))
     twin.init_weights()
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in twin.state_dict().items())
-    assert twin.init_cfg['type'] == 'Pretrained', 'a second init_weights() loads again'
+    assert twin.init_cfg['type'] == kind, 'a second init_weights() loads again'
 
 
 def test_init_cfg_without_a_checkpoint_is_applied(tmp_path):

@@ -2,6 +2,7 @@
 
 from typing import Any, NoReturn, Optional
 
+from ...engine.config import type_name
 from ...errors import UserError
 
 #: Detectors that can be exported completely, for messages.
@@ -40,7 +41,7 @@ def checked_cfg(head: Any, cfg: Any) -> Any:
             f'the test_cfg of {name} lacks nms or max_per_img: the graph needs both, set them by --cfg-options'
         )
     nms = cfg['nms']
-    kind = nms.get('type', 'nms')
+    kind = type_name(nms) or 'nms'
     unknown = sorted(set(nms) - NMS_KEYS)
     if kind != 'nms' or unknown:
         what = f'type {kind!r}' if kind != 'nms' else ', '.join(unknown)

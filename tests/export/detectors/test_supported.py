@@ -85,6 +85,12 @@ def test_unsupported_settings_are_refused(name, changes, message):
         Detections(build_detector(name, **changes))
 
 
+def test_the_function_of_a_pure_python_config_is_supported():
+    from mmcv.ops import nms
+
+    Detections(build_detector('retinanet', test_cfg__nms=dict(type=nms, iou_threshold=0.5)))
+
+
 def test_other_models_are_refused():
     with pytest.raises(
         UserError, match='Linear predicts in its own way.*Complete detectors are supported for Faster, Mask'
