@@ -114,6 +114,11 @@ def _read_head(path: str) -> bytes:
             f'{path} is a directory: give the path of a checkpoint file in it'
             + (f', such as {inside}' if inside else '')
         )
+    if not os.path.isfile(path):  # opening a pipe would wait for a writer
+        raise CheckpointError(
+            f'{path} is a device, pipe or socket, expected a regular file, which is read more than once: save the '
+            'checkpoint as a file, and give its path'
+        )
     try:
         with open(path, 'rb') as file:
             head = file.read(512)

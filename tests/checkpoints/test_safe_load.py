@@ -207,6 +207,15 @@ def test_a_misspelt_name_of_published_weights(tmp_path, monkeypatch):
         read_checkpoint('dwnet_tiny/a.pth')
 
 
+@pytest.mark.parametrize('path', ['/dev/null', 'pipe'])
+def test_devices_and_pipes_are_refused(path, tmp_path, monkeypatch):
+    """Opening a pipe that nobody writes to would wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo('pipe')
+    with pytest.raises(CheckpointError, match=f'{path} is a device, pipe or socket, expected a regular file'):
+        read_checkpoint(path)
+
+
 def test_no_file(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match=r'nowhere.pth does not exist: .*lists them\)$') as error:
         read_checkpoint(tmp_path / 'nowhere.pth')
