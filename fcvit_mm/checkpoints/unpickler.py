@@ -8,6 +8,7 @@ any other name is an error. Only these functions are called, and no object gets 
 import math
 import pickle
 import re
+import reprlib
 import struct
 import sys
 from collections import OrderedDict
@@ -36,6 +37,10 @@ _STORAGES = {
     'ComplexFloatStorage': torch.complex64,
     'ComplexDoubleStorage': torch.complex128,
 }
+#: Limits of what a file contains, where an object that occurs several times counts each time: a few bytes can describe
+#: values without end, on which hashing, comparing and converting to text take for ever.
+MAX_VALUES = 10**7
+MAX_LEVELS = 100
 #: Names in pickles of quantized tensors and layers of torch.ao, its older versions, torchao and bitsandbytes.
 QUANTIZED = re.compile(
     r'torch\._utils\._rebuild_qtensor|torch\.Q(U?Int8|Int32|UInt\dx\d)Storage|torch\.(nn|ao)\..*quant|torchao\.|bitsandbytes\.'
@@ -67,19 +72,25 @@ class StorageType(Opaque):
         self.dtype = dtype
 
 
+def shortened(value: Any) -> str:
+    """Return the beginning of a value's text, without forming the complete text."""
+    return f'{reprlib.repr(value):.80}'
+
+
 def strided(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
     """Build a tensor over a 1-D storage, checking its bounds."""
     if not isinstance(storage, Tensor):
-        raise ValueError(f'a tensor without a storage: {storage!r}')
+        raise ValueError(f'a tensor without a storage: {shortened(storage)}')
     size, stride = tuple(size), tuple(stride)
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise ValueError(f'impossible tensor: size {size}, stride {stride}, offset {offset}')
+    if len(size) != len(stride) or any(not isinstance(n, int) or n < 0 for n in (offset, *size, *stride)):
+        found = f'size {shortened(size)}, stride {shortened(stride)}, offset {shortened(offset)}'
+        raise ValueError(f'impossible tensor: {found}')
     if math.prod(size) == 0:
         return storage.new_empty(size)
     last = offset + sum((size[i] - 1) * stride[i] for i in range(len(size)))
     # The second condition: with a stride of 0, a few stored values could be repeated to fill any memory.
     if last >= storage.numel() or math.prod(size) > storage.numel():
-        raise ValueError(f'a tensor of size {size} over {storage.numel()} stored values')
+        raise ValueError(f'a tensor of size {shortened(size)} over {storage.numel()} stored values')
     return storage.as_strided(size, stride, offset)
 
 
@@ -115,7 +126,7 @@ class UnsupportedValues(ValueError):
 
 def _numpy_dtype(code: Any, *_: Any) -> 'np.dtype[Any]':
     if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or re.fullmatch(r'[US]\d+', code)):
-        raise UnsupportedValues(f'NumPy values of type {code!r}')
+        raise UnsupportedValues(f'NumPy values of type {shortened(code)}')
     return np.dtype(code)
 
 
@@ -129,7 +140,7 @@ def _set_array(array: np.ndarray, state: Any) -> None:
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, (bytes, bytearray)):
         raise ValueError('a NumPy array of something other than numbers')
     if any(not isinstance(n, int) or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f'a NumPy array of shape {shape} and type {dtype} with {len(data)} bytes')
+        raise ValueError(f'a NumPy array of shape {shortened(shape)} and type {dtype} with {len(data)} bytes')
     checked: Any = (1, tuple(shape), dtype, bool(fortran), bytes(data))
     array.__setstate__(checked)
 
@@ -142,13 +153,13 @@ def _numpy_frombuffer(data: Any, dtype: Any, shape: Any, order: Any = 'C') -> np
 
 def _numpy_scalar(dtype: Any, data: Any = b'') -> Any:
     if not isinstance(dtype, np.dtype) or dtype.hasobject or len(data) != dtype.itemsize:
-        raise ValueError(f'a NumPy scalar of type {dtype} with {len(data)} bytes')
+        raise ValueError(f'a NumPy scalar of type {shortened(dtype)} with {len(data)} bytes')
     return np.frombuffer(data, dtype)[0]
 
 
 def _encode(text: Any, encoding: Any = 'utf-8') -> bytes:
     if encoding not in ('latin1', 'latin-1', 'utf-8', 'utf8', 'ascii'):
-        raise ValueError(f'text encoding {encoding!r}')
+        raise ValueError(f'text encoding {shortened(encoding)}')
     return text.encode(encoding)
 
 
@@ -221,7 +232,7 @@ ALLOWED = _allowed()
 
 def _call(function: Any, args: Any) -> Any:
     if not isinstance(function, Rebuild):
-        raise ValueError(f'a call of {function!r}, which is not a function')
+        raise ValueError(f'a call of {shortened(function)}, which is not a function')
     if not isinstance(args, (tuple, list)):
         raise ValueError(f'a call with {type(args).__name__} for arguments')
     return function.function(*args)
@@ -257,6 +268,43 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._file_readline = lambda: _complete_line(file)
         self.path = path
         self.storage = storage
+        self._tuples: Dict[int, Tuple[int, int, Any]] = {}
+
+    def load(self) -> Any:
+        content = super().load()
+        self._measure(content, (dict, list, set, frozenset, tuple), {})
+        return content
+
+    def _measure(
+        self, node: Any, kinds: Any, known: Dict[int, Tuple[int, int, Any]], level: int = 0
+    ) -> Tuple[int, int]:
+        """Return the number of values in a tree, and of its levels.
+
+        Args:
+            node: The tree.
+            kinds (type | tuple): Types of its branches; objects of other types count as one value.
+            known (dict): Results by ``id``, with the objects, whose ids are thereby not used again; updated.
+            level (int): Levels above.
+
+        Raises:
+            CheckpointError: There are more than :data:`MAX_VALUES` or :data:`MAX_LEVELS`, or an object contains itself.
+        """
+        if not isinstance(node, kinds):
+            return 1, 0
+        if id(node) not in known:
+            values, levels = 1, 0
+            if level <= MAX_LEVELS:
+                for each in node.values() if isinstance(node, dict) else node:
+                    found = self._measure(each, kinds, known, level + 1)
+                    values, levels = values + found[0], max(levels, found[1])
+            if values > MAX_VALUES or max(levels, level) >= MAX_LEVELS:
+                raise CheckpointError(
+                    f'{self.path} contains more than {MAX_VALUES} values or {MAX_LEVELS} levels of dicts and lists, or '
+                    'an object that contains itself: rejected, no checkpoint needs that. Save only the weights: '
+                    "torch.save({'state_dict': model.state_dict()}, PATH)"
+                )
+            known[id(node)] = values, levels + 1, node
+        return known[id(node)][:2]
 
     def find_class(self, module: str, name: str) -> Any:
         module = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module)
@@ -279,15 +327,21 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     def persistent_load(self, saved: Any) -> Tensor:
         if self.storage is None or not isinstance(saved, tuple) or len(saved) < 5 or saved[0] != 'storage':
-            raise ValueError(f'an unknown reference {saved!r:.80}')
+            raise ValueError(f'an unknown reference {shortened(saved)}')
         kind, key, _, numel, *view = saved[1:]
-        if not isinstance(kind, StorageType) or not isinstance(numel, int) or numel < 0:
-            raise ValueError(f'an unknown storage {saved!r:.80}')
+        if (
+            not isinstance(kind, StorageType)
+            or not isinstance(key, (str, int))
+            or not isinstance(numel, int)
+            or numel < 0
+        ):
+            raise ValueError(f'an unknown storage {shortened(saved)}')
         return self.storage(kind.dtype or torch.uint8, str(key), numel, view[0] if view else None)
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
         self.stack[-1] = _call(self.stack[-1], args)
+        self._measure(self.stack[-1], tuple, self._tuples)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_reduce
@@ -309,7 +363,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             _set_array(target, state)
         elif isinstance(target, np.dtype):
             if state[1] not in ('|', '=', NATIVE) or any(part is not None for part in state[2:5]):
-                raise UnsupportedValues(f'NumPy values with the properties {state!r:.80}')
+                raise UnsupportedValues(f'NumPy values with the properties {shortened(state)}')
         elif not isinstance(target, (dict, Opaque, Tensor)):
             raise ValueError(f'attributes for a {type(target).__name__}')
         # Attributes of the rest (a state dict's `_metadata`, what an argparse.Namespace holds) are skipped.
@@ -362,3 +416,17 @@ class RestrictedUnpickler(pickle._Unpickler):
         if not isinstance(self.stack[-1], dict):
             raise ValueError(f'keys for a {type(self.stack[-1]).__name__}')
         self.stack[-1][key] = value
+
+
+def _measured(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Measure a tuple when it is built: as a key of a dict it is hashed."""
+
+    def load_tuple(self: Any) -> None:
+        load(self)
+        self._measure(self.stack[-1], tuple, self._tuples)
+
+    return load_tuple
+
+
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    RestrictedUnpickler.dispatch[_code[0]] = _measured(RestrictedUnpickler.dispatch[_code[0]])

@@ -14,7 +14,7 @@ import torch.nn as nn
 from pickles import WRITERS, Call, Global, Storage, StoragePickler, all_writers, name_op, op, text, write_zip
 
 from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
-from fcvit_mm.checkpoints.unpickler import Opaque
+from fcvit_mm.checkpoints.unpickler import Opaque, RestrictedUnpickler, strided
 
 
 @all_writers
@@ -215,7 +215,7 @@ def test_pickled_model_is_refused(tmp_path):
                 b'\x85',
                 b'R',
             ],
-            'a NumPy scalar of type float64 with 0 bytes',
+            r"a NumPy scalar of type dtype\('float64'\) with 0 bytes",
         ),
         ([name_op('_codecs', 'encode'), text('abc'), text('rot13'), b'\x86', b'R'], "text encoding 'rot13'"),
     ],
@@ -269,3 +269,44 @@ def test_tensor_outside_its_storage(args, message, tmp_path):
     write_zip(tmp_path / 'a.pth', pickled.getvalue(), **{'data/0': bytes(12)})
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / 'a.pth')
+
+
+def nested(kind, levels=60):
+    """A few hundred bytes that describe 2^60 values: each level contains the one below it twice."""
+    value = kind()
+    for _ in range(levels):
+        value = {'a': value, 'b': value} if kind is dict else kind([value, value])
+    return value
+
+
+def containing_itself():
+    value = []
+    value.append(value)
+    return value
+
+
+_DOUBLED = b'K\x00' + b'2\x86' * 60  # DUP, TUPLE2
+ENDLESS = {
+    'list': pickle.dumps(nested(list)),
+    'dict': pickle.dumps(nested(dict)),
+    'tuple': pickle.dumps(nested(tuple)),
+    'list that contains itself': pickle.dumps(containing_itself()),
+    'deep list': b'\x80\x02' + b']' * 1000 + b'a' * 999 + b'.',
+    'key': b'\x80\x02}' + _DOUBLED + b'K\x00s.',
+    'set': b'\x80\x04\x8f(' + _DOUBLED + b'\x90.',
+    'called': b'\x80\x02' + _DOUBLED + b')R.',
+    'tuple from a list': b'\x80\x02K\x00' + b'q\x00cbuiltins\ntuple\n]h\x00ah\x00a\x85R' * 60 + b'.',
+}
+
+
+@pytest.mark.parametrize('name', ENDLESS)
+def test_values_without_end_are_refused(name):
+    """At once: hashing, converting to text or walking over them would not end."""
+    with pytest.raises(CheckpointError, match='a.pth contains more than 10000000 values or 100 levels of dicts and'):
+        RestrictedUnpickler(io.BytesIO(ENDLESS[name]), 'a.pth').load()
+
+
+def test_messages_about_values_are_short():
+    value = nested(list, 40)
+    with pytest.raises(ValueError, match=r'a tensor without a storage: \[\[\[.{,100}$'):
+        strided(value, 0, (), ())
