@@ -7,7 +7,7 @@ from ..models import Backbone
 from .convert import convert_checkpoint
 from .download import DownloadError
 from .errors import CheckpointError, CheckpointExistsError, CheckpointNotFoundError
-from .load import check_fits, fetch_checkpoint, load_complete, load_pretrained
+from .load import check_fits, fetch_checkpoint, load_complete, load_pretrained, surplus_blocks
 from .names import weights_of
 from .published import (
     PUBLISHED,
@@ -47,6 +47,7 @@ __all__ = [
     'read_published',
     'recognize',
     'register_published',
+    'surplus_blocks',
     'weights_of',
     'with_scheme',
 ]

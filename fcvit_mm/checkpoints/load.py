@@ -6,7 +6,7 @@ import os
 import re
 import time
 from functools import partial
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Iterable, List, Mapping, Optional
 from urllib.parse import quote, urldefrag, urlparse
 
 import numpy as np
@@ -311,10 +311,7 @@ def check_fits(model: nn.Module, checkpoint: str) -> None:
         for key, value in wanted.items()
         if key in weights and weights[key].shape != value.shape
     ]
-    present = {match[0] for match in map(_BLOCK.match, wanted) if match}
-    lists = {name.rpartition('.')[0] for name in present}
-    blocks = (match[0] for match in map(_BLOCK.match, weights) if match)
-    surplus = dict.fromkeys(name for name in blocks if name not in present and name.rpartition('.')[0] in lists)
+    surplus = surplus_blocks(wanted, weights)
     problems = []
     if surplus:
         problems.append(f'it has {len(surplus)} more blocks ({some(surplus)}), as another variant has')
@@ -332,3 +329,16 @@ def check_fits(model: nn.Module, checkpoint: str) -> None:
                 else OTHER_FILE
             )
         )
+
+
+def surplus_blocks(model: Iterable[str], weights: Iterable[str]) -> List[str]:
+    """Return the blocks of a checkpoint that a model's stages do not have, as a deeper variant has.
+
+    Args:
+        model (iterable of str): Names of the values of the model.
+        weights (iterable of str): Those of the checkpoint.
+    """
+    present = {match[0] for match in map(_BLOCK.match, model) if match}
+    lists = {name.rpartition('.')[0] for name in present}
+    blocks = dict.fromkeys(match[0] for match in map(_BLOCK.match, weights) if match)
+    return [name for name in blocks if name not in present and name.rpartition('.')[0] in lists]

@@ -6,7 +6,7 @@ from typing import List, Optional
 from mmengine.config import Config
 
 from ..apis.load import meta_of, read_trained
-from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
+from ..checkpoints import CheckpointError, check_fits, read_checkpoint, surplus_blocks, weights_of
 from ..checkpoints.names import some
 from .log import log_warning
 from .model import built_model
@@ -44,6 +44,12 @@ def load_from_problems(cfg: Config) -> List[str]:
     fitting = [name for name in common if weights[name].shape == model[name].shape]
     if fitting:
         report_partial_backbone(path, list(model), fitting)
+        surplus = surplus_blocks(model, weights)
+        if surplus:
+            log_warning(
+                f'load_from: {path} has {len(surplus)} more blocks than the model, which are not loaded '
+                f'({some(surplus)}). Is it of another variant?'
+            )
         return []
     found = f'their shapes differ ({some(common)})' if common else f'it has {some(weights)}, the model {some(model)}'
     return [

@@ -113,6 +113,19 @@ def test_checkpoint_with_a_part_of_the_backbone(make_config, tmp_path, logged):
     assert 'start at random (backbone.stages.2.' in line and line.endswith('Is it of another variant?')
 
 
+def test_checkpoint_of_a_deeper_backbone(make_config, tmp_path, logged):
+    cfg, _ = make_config('classification')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    weights = build_model(cfg).state_dict()
+    deeper = {
+        key.replace('stages.2.blocks.0', f'stages.2.blocks.{7 + i}'): weights[key] for i in (0, 1) for key in weights
+    }
+    torch.save(dict(state_dict={**weights, **deeper}), cfg.load_from)
+    check_training(cfg)
+    (line,) = [line for line in logged if 'load_from' in line]
+    assert 'a.pth has 2 more blocks than the model, which are not loaded (backbone.stages.2.blocks.7, ' in line
+
+
 def test_resuming_with_another_model(make_config, tmp_path):
     cfg, _ = make_config('classification')
     cfg.load_from = str(tmp_path / 'a.pth')
