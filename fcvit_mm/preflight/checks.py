@@ -205,10 +205,13 @@ def data_problems(
         report_overlap(train.paths, val.paths, 'val_dataloader', limit)
     differing = split_problems(splits)
     problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
+    places: Dict[str, Dict[str, None]] = {}  # problem -> data loaders that have it, in order
     for name, names, metainfo in seen:
         if differing and list(names) != list(next(iter(splits.values()))):
             continue  # reported already, with the classes to compare the heads with
-        problems += class_number_problems(name, names, metainfo, numbers)
+        for problem in class_number_problems(names, metainfo, numbers):
+            places.setdefault(problem, {})[name] = None
+    problems += [f'{", ".join(loaders)}: {problem}' for problem, loaders in places.items()]
     return unique(problems)
 
 

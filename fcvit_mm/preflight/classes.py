@@ -156,14 +156,11 @@ def learned_classes(numbers: Sequence[ClassNumber]) -> Optional[int]:
     return None if things is None else things + (stuff or 0)
 
 
-def class_number_problems(
-    where: str, classes: Sequence[str], metainfo: dict, numbers: Sequence[ClassNumber]
-) -> List[str]:
+def class_number_problems(classes: Sequence[str], metainfo: dict, numbers: Sequence[ClassNumber]) -> List[str]:
     """Compare the numbers of classes of the model with those of a data set.
 
     Args:
-        where (str): Name of the data set, for messages.
-        classes (sequence of str): Its classes.
+        classes (sequence of str): Classes of the data set.
         metainfo (dict): Its ``metainfo``; a panoptic one has ``thing_classes`` and ``stuff_classes``, too.
         numbers (sequence of ClassNumber): From :func:`class_numbers`.
     """
@@ -173,18 +170,20 @@ def class_number_problems(
         lists = {kind: metainfo.get(kind) or () for kind in lists}
         if [*lists['thing_classes'], *lists['stuff_classes']] != list(classes):
             return [
-                f'{where}: metainfo.classes ({shorten(classes)}) is not thing_classes '
+                f'metainfo.classes ({shorten(classes)}) is not thing_classes '
                 f'({shorten(lists["thing_classes"])}) followed by stuff_classes ({shorten(lists["stuff_classes"])}), '
                 'as mmdet numbers the classes: correct all three in metainfo of the data set'
             ]
     problems = []
-    for name, value, kind in numbers:
-        names = lists[kind]
-        if value != len(names):
+    for kind, names in lists.items():
+        wrong = [each for each in numbers if each.kind == kind and each.value != len(names)]
+        if wrong:
             of_kind = f'{kind.partition("_")[0]} ' if panoptic or kind == 'stuff_classes' else ''
             listed = f' ({shorten(names)})' if names else ''
+            found = ', '.join(f'{each.name} is {each.value}' for each in wrong)
+            options = ' '.join(f'{each.name}={len(names)}' for each in wrong)
             problems.append(
-                f'{where}: {name} is {value}, but the data set has {len(names)} {of_kind}classes{listed}: '
-                f'--cfg-options {name}={len(names)}, or correct metainfo.classes of the data set'
+                f'{found}, but the data set has {len(names)} {of_kind}classes{listed}: --cfg-options {options}, or '
+                'correct metainfo.classes of the data set'
             )
     return problems

@@ -14,8 +14,10 @@ from fcvit_mm.preflight.classes import class_number_problems, class_numbers, lea
 
 def test_number_of_classes_that_differs_from_the_data_set(make_config):
     cfg, data = make_config('classification', {'model.head.num_classes': 3})
-    found = problems(cfg)
-    assert any('model.head.num_classes is 3, but the data set has 5 classes (circle, cross' in line for line in found)
+    (found,) = [problem for problem in problems(cfg) if 'num_classes' in problem]
+    assert found.startswith(
+        'train_dataloader, val_dataloader: model.head.num_classes is 3, but the data set has 5 classes (circle, cross'
+    )
     cfg.model.head.num_classes = 5
     cfg.data_preprocessor.num_classes = 1000
     assert 'data_preprocessor.num_classes is 1000' in problems(cfg)[0]
@@ -50,12 +52,22 @@ def test_classes_of_things_and_stuff():
     numbers = list(class_numbers(dict(model=model)))
     assert learned_classes(numbers) == 4 and learned_classes([]) is None
     metainfo = dict(thing_classes=('cat', 'dog'), stuff_classes=('sky',))
-    assert class_number_problems('train', ('cat', 'dog', 'sky'), metainfo, numbers) == [
-        'train: model.roi_head.bbox_head.1.num_classes is 3, but the data set has 2 thing classes (cat, dog): '
+    assert class_number_problems(('cat', 'dog', 'sky'), metainfo, numbers) == [
+        'model.roi_head.bbox_head.1.num_classes is 3, but the data set has 2 thing classes (cat, dog): '
         '--cfg-options model.roi_head.bbox_head.1.num_classes=2, or correct metainfo.classes of the data set'
     ]
-    (problem,) = class_number_problems('train', ('sky', 'cat', 'dog'), metainfo, numbers)
+    (problem,) = class_number_problems(('sky', 'cat', 'dog'), metainfo, numbers)
     assert 'metainfo.classes (sky, cat, dog) is not thing_classes (cat, dog) followed by stuff_classes (sky)' in problem
+
+
+def test_numbers_of_classes_of_several_heads_are_one_problem():
+    heads = dict(bbox_head=[dict(num_classes=80), dict(num_classes=80), dict(num_classes=2)])
+    numbers = list(class_numbers(dict(model=dict(roi_head=heads))))
+    assert class_number_problems(('cat', 'dog'), {}, numbers) == [
+        'model.roi_head.bbox_head.0.num_classes is 80, model.roi_head.bbox_head.1.num_classes is 80, but the data set '
+        'has 2 classes (cat, dog): --cfg-options model.roi_head.bbox_head.0.num_classes=2 '
+        'model.roi_head.bbox_head.1.num_classes=2, or correct metainfo.classes of the data set'
+    ]
 
 
 def test_checkpoint_with_classes_in_another_order(make_config, logged, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, S
 
 import numpy as np
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 from ...engine.config import type_name
 from ...errors import advice_for, origin
@@ -36,6 +36,8 @@ from .palettes import report_unusable_palette
 from .segmentation import label_map_problems, suffix_problems
 from .voc import unknown_xml_names, unreadable_xml
 
+#: Data sets for one's own data, by library.
+EXAMPLES = {'mmpretrain': 'CustomDataset', 'mmdet': 'CocoDataset', 'mmseg': 'BaseSegDataset'}
 #: Keys of ``data_prefix`` that the libraries read.
 PREFIXES = ('img', 'img_path', 'seg', 'seg_map_path')
 #: Settings of data sets -> types that the libraries accept, and their description.
@@ -87,7 +89,9 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         return Leaf(None, None, ['the data set is None: give a dict with its type and settings'])
     if not type_name(dataset_cfg):
         known = shorten(dataset_cfg, 3)
-        return Leaf(None, None, [f'a data set ({known}) has no type: give its class, for example type="CustomDataset"'])
+        scope = DefaultScope.get_current_instance()
+        example = f', for example type="{EXAMPLES[scope.scope_name]}"' if scope and scope.scope_name in EXAMPLES else ''
+        return Leaf(None, None, [f'a data set ({known}) has no type: give its class{example}'])
     unusable = setting_problem(dataset_cfg)
     if unusable:
         return Leaf(None, None, [unusable])

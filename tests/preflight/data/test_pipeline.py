@@ -72,7 +72,7 @@ def test_invalid_transforms(make_config):
     steps[1] = dict(type='NoSuchStep')
     assert 'CocoDataset cannot be built: NoSuchStep' in only_problem(cfg)
     del cfg.train_dataloader.dataset['type']
-    assert 'has no type: give its class' in only_problem(cfg)
+    assert 'has no type: give its class, for example type="CocoDataset"' in only_problem(cfg)
 
 
 def test_concatenated_data_sets_with_different_classes(make_config):
