@@ -18,7 +18,7 @@ from ..engine.hooks.foreign_checkpoints import find_weights
 from ..engine.optim.steps import call_before_step
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
-from .building import backend_problems
+from .building import backend_problems, runner_from
 from .contexts import scratch_folder
 from .gradients import missing_gradients
 from .metrics import monitor_problems
@@ -146,7 +146,7 @@ def build_runner(cfg: Config) -> Runner:
     """
     # MMEngine names experiments by the second; with the same name, one would draw into the folder of another.
     cfg.experiment_name = Path(cfg.work_dir).name
-    runner = Runner.from_cfg(cfg)
+    runner = runner_from(cfg)
     loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)

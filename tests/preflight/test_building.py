@@ -21,6 +21,15 @@ def test_valid_config_is_built_and_not_changed(make_config, task):
     assert cfg.to_dict() == before
 
 
+def test_configs_are_not_formatted(make_config, monkeypatch):
+    """It takes seconds for a large config. Values that cannot be written are still found."""
+    cfg, _ = make_config('classification')
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda *args, **options: pytest.fail('formatted'))
+    assert build_problems(cfg) == []
+    cfg.env_cfg.mine = object()
+    assert 'the runner cannot be built: ' in only_problem(cfg)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
