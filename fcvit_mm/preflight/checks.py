@@ -192,10 +192,7 @@ def data_problems(
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
             leaves: List[Leaf] = []
-            found = loader_problems(cfg, name, learned_classes(numbers), part, seen, splits, rules, leaves)
-            problems += found
-            if not found:
-                samples[name] = samples_of(leaves)
+            problems += loader_problems(cfg, name, learned_classes(numbers), part, seen, splits, rules, leaves, samples)
             with part.pause():
                 leaves.clear()  # freeing millions of objects takes as long as a check
         limit.take(part)
@@ -224,6 +221,7 @@ def loader_problems(
     splits: Dict[str, Sequence[str]],
     rules: Dict[str, LabelRule],
     leaves: List[Leaf],
+    samples: Dict[str, Samples],
 ) -> List[str]:
     """Check a data loader: its data sets, a few samples, and its evaluator.
 
@@ -236,6 +234,7 @@ def loader_problems(
         splits (dict): Dict that gets the classes of data sets without problems.
         rules (dict): Dict that gets the :class:`LabelRule` of these data sets.
         leaves (list): List that gets the data sets; emptying it frees them.
+        samples (dict): Dict that gets the samples if there are no problems.
     """
     dataset_cfg, split = cfg[name].get('dataset'), name.partition('_')[0]
     leaf_cfgs = list(leaf_datasets(dataset_cfg))
@@ -278,14 +277,19 @@ def loader_problems(
         problems += mask_metric_problems(cfg, f'{split}_evaluator')
         if split == 'val':
             problems += monitor_problems(cfg, data.score_names or [])
+    if not problems:
+        samples[name] = samples_of(leaves, outer)
     return problems
 
 
-def samples_of(leaves: Sequence[Leaf]) -> Samples:
-    """Return the samples of the data sets of a data loader."""
+def samples_of(leaves: Sequence[Leaf], outer: Any) -> Samples:
+    """Return the samples of the data sets of a data loader; ``outer`` is the data set with its wrappers."""
     infos = [info for leaf in leaves for info in getattr(leaf.dataset, 'data_list', None) or ()]
-    paths = [info['img_path'] for info in infos if isinstance(info, dict) and isinstance(info.get('img_path'), str)]
     number = sum(len(leaf.dataset) for leaf in leaves if leaf.dataset is not None)
+    if len(outer) < number and hasattr(outer, 'get_data_info'):  # a wrapper selects samples, as KFoldDataset does
+        number = len(outer)
+        infos = [outer.get_data_info(index) for index in range(number)]
+    paths = [info['img_path'] for info in infos if isinstance(info, dict) and isinstance(info.get('img_path'), str)]
     return Samples(number, unique(paths), sources_of(leaf.dataset for leaf in leaves))
 
 

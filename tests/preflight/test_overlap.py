@@ -25,6 +25,18 @@ def test_validation_on_the_training_images(make_config, logged):
     )
 
 
+@pytest.mark.parametrize(('fold', 'common'), [(0, 0), (1, 2)])
+def test_folds_of_one_data_set(make_config, logged, fold, common):
+    cfg, _ = make_config('classification')
+    data = cfg.train_dataloader.dataset
+    for loader, number, is_test in ((cfg.train_dataloader, 0, False), (cfg.val_dataloader, fold, True)):
+        loader.dataset = dict(type='KFoldDataset', fold=number, num_splits=4, test_mode=is_test, dataset=data)
+    assert data_problems(cfg, LOADERS) == []
+    assert [text.partition(' (')[0] for text in logged if 'training image' in text] == [
+        f'val_dataloader: {common} of 2 images are training images'
+    ] * bool(common)
+
+
 def test_validation_image_that_is_a_copy_of_a_training_image(make_config, logged):
     cfg, data = make_config('segmentation')
     image = sorted((data / 'images' / 'training').iterdir())[0]
