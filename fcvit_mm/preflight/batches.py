@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
@@ -30,6 +31,8 @@ WITHOUT_SEMANTIC_HEAD = (
 )
 #: Maximum number of pixels of padding that is not reported, as of small images to a multiple of 32 or 64.
 SMALL_PADDING = 64
+#: Ranges of the values of normalized images, in standard deviations, beyond which mean and std are in another unit.
+SMALLEST_RANGE, LARGEST_RANGE = 0.25, 255
 #: Label that mmseg's heads ignore by default.
 IGNORED = 255
 
@@ -118,6 +121,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
     of_channels = mean_problem(cfg, samples[0]['inputs'].shape[0])
     if of_channels:
         return [of_channels]
+    report_values(cfg, name, [sample['inputs'] for sample in samples])
     try:
         batches = Batches(cfg, name, number)
     except Exception:
@@ -133,7 +137,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
 
 def mean_problem(cfg: Config, channels: int) -> str:
     """Describe means of another number of channels than the images have, which would change their number."""
-    node = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    node = preprocessor_of(cfg)
     for key in ('mean', 'std'):
         values = node.get(key)
         if isinstance(values, (list, tuple)) and len(values) not in (1, channels):
@@ -143,6 +147,37 @@ def mean_problem(cfg: Config, channels: int) -> str:
                 'one value per channel, or correct color_type of LoadImageFromFile'
             )
     return ''
+
+
+def report_values(cfg: Config, name: str, images: Sequence[torch.Tensor]) -> None:
+    """Report that ``mean`` and ``std`` of the preprocessor are in another unit than the values of the images.
+
+    Normalized twice, or scaled to 0..1 before, images are almost constant. With the values of torchvision, which are
+    for 0..1, their contrast is hundreds of times as large as that of the images that pretrained weights were trained on.
+    """
+    node = preprocessor_of(cfg)
+    std = [float(value) for value in np.ravel(node.get('std') or ()) if value]
+    low = min(float(image.float().min()) for image in images)  # PyTorch has no minimum of 16-bit integers
+    high = max(float(image.float().max()) for image in images)
+    if not std or node.get('mean') is None or not math.isfinite(high - low) or high == low:
+        return
+    given = f'data_preprocessor has mean={node["mean"]} and std={node["std"]}'
+    if images[0].is_floating_point() and (high - low) / min(std) < SMALLEST_RANGE:
+        log_warning(
+            f'{name}: the values of the images are {low:.3g} to {high:.3g} after the pipeline, but {given}, so that the'
+            ' model gets almost constant images. Normalize and scale images only once: remove Normalize (or the step '
+            'that scales to 0..1) from the pipelines, or set mean and std in the unit of these values'
+        )
+    elif max(std) < 1 and (high - low) / max(std) > LARGEST_RANGE:
+        log_warning(
+            f'{name}: the values of the images are {low:.3g} to {high:.3g} after the pipeline, but {given}, as for '
+            'images of 0..1: multiply mean and std by 255'
+        )
+
+
+def preprocessor_of(cfg: Config) -> dict:
+    """Return the config of the data preprocessor; empty if there is none."""
+    return (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def packing_problems(cfg: Config, name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:

@@ -63,6 +63,38 @@ def test_step_with_one_image_is_tried_only_if_the_model_has_batch_norm(make_conf
     assert asked == ([dict(images=1)] if task == 'classification' else [])
 
 
+NORMALIZED = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+@pytest.mark.parametrize('task', list(LIBRARIES))
+def test_images_that_are_normalized_twice(make_config, logged, task):
+    cfg, _ = make_config(task)
+    cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='Normalize', **NORMALIZED))
+    assert data_problems(cfg, BOTH) == []
+    assert [text for text in logged if 'the values of the images' in text] == [
+        text for text in logged if text.startswith('train_dataloader: the values of the images are -')
+    ]
+    assert any('so that the model gets almost constant images' in text for text in logged)
+
+
+@pytest.mark.parametrize('mean, std, is_reported', [(0.5, 0.25, True), (128.0, 1.0, False), (0.0, 255.0, False)])
+def test_mean_and_std_for_images_of_0_to_1(make_config, logged, mean, std, is_reported):
+    cfg, _ = make_config('detection')
+    cfg.model.data_preprocessor.update(mean=[mean] * 3, std=[std] * 3)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any(text.endswith('as for images of 0..1: multiply mean and std by 255') for text in logged) == is_reported
+
+
+@pytest.mark.parametrize('scale, is_reported', [(1, False), (255, True)])
+def test_images_of_0_to_1(make_config, logged, scale, is_reported):
+    unit = dict(type='Normalize', mean=[0.0] * 3, std=[255.0] * 3, to_rgb=False)
+    cfg, _ = make_config('segmentation')
+    cfg.model.data_preprocessor.update({key: [each / 255 * scale for each in NORMALIZED[key]] for key in NORMALIZED})
+    cfg.train_dataloader.dataset.pipeline.insert(1, unit)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any('the values of the images are 0' in text for text in logged) == is_reported
+
+
 def enlarge(path, size):
     with Image.open(path) as image:
         image.resize(size, Image.NEAREST).save(path)
