@@ -153,7 +153,7 @@ def report_values(cfg: Config, name: str, images: Sequence[torch.Tensor]) -> Non
     """Report that ``mean`` and ``std`` of the preprocessor are in another unit than the values of the images.
 
     Normalized twice, or scaled to 0..1 before, images are almost constant. With the values of torchvision, which are
-    for 0..1, their contrast is hundreds of times as large as that of the images that pretrained weights were trained on.
+    for 0..1, their contrast is hundreds of times that of the images that pretrained weights were trained on.
     """
     node = preprocessor_of(cfg)
     std = [float(value) for value in np.ravel(node.get('std') or ()) if value]

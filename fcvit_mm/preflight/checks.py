@@ -46,6 +46,7 @@ from .prediction import prediction_problems
 from .pretrained import pretrained_problems
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems, type_problems
+from .strides import stride_problems
 from .switching import switch_problems
 from .work_dir import folder_to_write_problems, work_dir_problems
 
@@ -118,7 +119,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += prediction_problems(cfg) if validates else []
     report_order_of_outputs(cfg)
-    problems += channel_problems(cfg) or gradient_problems(cfg)
+    problems += channel_problems(cfg) or stride_problems(cfg) + gradient_problems(cfg)
     if building and not of_loops:
         problems += build_problems(cfg)
     else:
