@@ -304,7 +304,10 @@ def check_fits(model: nn.Module, checkpoint: str) -> None:
         CheckpointError: Parameters are missing in the checkpoint or have other shapes, or its stages have more blocks;
             names the first of each.
     """
-    weights, wanted = weights_of(read_checkpoint(checkpoint), checkpoint), model.state_dict()
+    content = read_checkpoint(checkpoint)
+    weights, wanted = weights_of(content, checkpoint), model.state_dict()
+    if not weights:
+        raise CheckpointError(f'{checkpoint} contains no weights, only {some(content)}: give the file with the weights')
     missing = [key for key in wanted if key not in weights]
     other = [
         f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}'

@@ -3,6 +3,7 @@
 The names of the backbone's weights themselves are data beside each network: see ``fcvit_mm.models.published_names``.
 """
 
+import re
 from collections import OrderedDict
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
@@ -22,8 +23,10 @@ EMA_KEYS = ('state_dict_ema', 'model_ema')
 #: Containers inside each other that are opened in search of weights; a hostile file may contain itself.
 MOST_LEVELS = 4
 
-#: Prefixes that wrappers add to every name: DistributedDataParallel and averaged models, torch.compile.
-WRAPPERS = ('module.', '_orig_mod.')
+#: Prefix of every name, by DistributedDataParallel and averaged models.
+PARALLEL = 'module.'
+#: Parts of names by torch.compile, FSDP and activation checkpointing, which can wrap any module of the model.
+WRAPPER = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 #: Paddle's names of BatchNorm statistics (last part), and its key whose value is not a tensor.
 PADDLE_LEAVES = {'_mean': 'running_mean', '_variance': 'running_var'}
@@ -123,7 +126,7 @@ def _other_containers(checkpoint: Dict[str, Any], level: int) -> List[Tuple[str,
 
 
 def tensors_of(state_dict: Mapping[Any, Any]) -> Dict[str, Tensor]:
-    """Return the tensors of a state dict, NumPy arrays among them, without the prefixes of wrappers."""
+    """Return the tensors of a state dict, NumPy arrays among them, without the names of wrappers."""
     result: Dict[str, Tensor] = OrderedDict()
     for key, value in state_dict.items():
         # Newer Paddle saves a tensor as (its name, array).
@@ -133,14 +136,20 @@ def tensors_of(state_dict: Mapping[Any, Any]) -> Dict[str, Tensor]:
             value = torch.from_numpy(value)
         if not isinstance(key, str) or not isinstance(value, Tensor) or key == PADDLE_NAMES_KEY:
             continue
-        while key.startswith(WRAPPERS):
-            key = key.split('.', 1)[1]
-        result[key] = value
+        result[without_wrappers(key)] = value
     return result
 
 
+def without_wrappers(name: str) -> str:
+    """Return a name without the parts that wrappers of modules add."""
+    name = WRAPPER.sub('', name)
+    while name.startswith(PARALLEL):
+        name = name[len(PARALLEL) :]
+    return name
+
+
 def weights_of(checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bool = False) -> Dict[str, Tensor]:
-    """Return the weights in a checkpoint, without container and the prefixes of wrappers.
+    """Return the weights in a checkpoint, without container and the names of wrappers.
 
     Args:
         checkpoint (dict): Result of :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from ..apis.load import meta_of, read_trained
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, surplus_blocks, weights_of
 from ..checkpoints.names import some
+from ..engine.wrapped import backbone_config
 from .log import log_warning
 from .model import built_model
 
@@ -43,7 +44,7 @@ def load_from_problems(cfg: Config) -> List[str]:
     common = [name for name in model if name in weights]
     fitting = [name for name in common if weights[name].shape == model[name].shape]
     if fitting:
-        report_partial_backbone(path, list(model), fitting)
+        report_partial_backbone(cfg, list(model), fitting)
         surplus = surplus_blocks(model, weights)
         if surplus:
             log_warning(
@@ -58,14 +59,15 @@ def load_from_problems(cfg: Config) -> List[str]:
     ]
 
 
-def report_partial_backbone(path: str, model: List[str], fitting: List[str]) -> None:
-    """Log a warning if a checkpoint has only some values of the backbone, as a checkpoint of another variant has."""
+def report_partial_backbone(cfg: Config, model: List[str], fitting: List[str]) -> None:
+    """Log a warning if a checkpoint lacks values of the backbone, as a checkpoint of another variant does."""
     own = [name for name in model if 'backbone.' in name and not OPTIONAL.search(name)]
     missing = [name for name in own if name not in set(fitting)]
-    if missing and len(missing) < len(own):
+    # A checkpoint of heads only may go with a pretrained file of the backbone.
+    if missing and not (len(missing) == len(own) and backbone_config(cfg.model).get('init_cfg')):
         log_warning(
-            f'load_from: {len(missing)} of {len(own)} values of the backbone are missing in {path} or have another '
-            f'shape there, and start at random ({some(missing)}). Is it of another variant?'
+            f'load_from: {len(missing)} of {len(own)} values of the backbone are missing in {cfg.load_from} or have '
+            f'another shape there, and start at random ({some(missing)}). Is it of another variant?'
         )
 
 

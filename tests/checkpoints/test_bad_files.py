@@ -136,6 +136,9 @@ def test_check_fits_refuses_weights_of_another_model(tmp_path):
         check_fits(nn.ParameterDict(dict(a=torch.ones(1), b=torch.ones(1))), str(tmp_path / 'a.pth'))
     with pytest.raises(CheckpointError, match='a.pth does not fit the config: .* have another shape'):
         check_fits(fcvit_mm.FCViT(dict(ARCH, mlp_ratios=(2, 1, 1, 1))), str(tmp_path / 'a.pth'))
+    torch.save({'optimizer': {}, 'epoch': 1}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='contains no weights, only optimizer, epoch: give the file with'):
+        check_fits(nn.ParameterDict(dict(a=torch.ones(1))), str(tmp_path / 'a.pth'))
 
 
 def test_check_fits_refuses_weights_of_a_deeper_variant(tmp_path):

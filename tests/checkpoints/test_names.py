@@ -59,6 +59,12 @@ def test_prefixes_of_wrappers_are_removed(prefix):
     assert list(tensors_of({f'{prefix}a.module.b': torch.ones(1)})) == ['a.module.b']
 
 
+@pytest.mark.parametrize('name', ['_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'])
+def test_names_of_wrapped_parts_of_a_model(name):
+    wrapped = {f'module.{name}.a.{name}.{name}.b': torch.ones(1), f'a.my{name}.{name}': torch.ones(1)}
+    assert list(tensors_of(wrapped)) == ['a.b', f'a.my{name}.{name}']
+
+
 def test_only_tensors_are_weights():
     found = tensors_of(
         {

@@ -5,6 +5,7 @@ import torch
 from problems import only_training_problem as only_problem
 
 from fcvit_mm.apis.load import build_model
+from fcvit_mm.preflight.checkpoints import load_from_problems
 from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 
 
@@ -124,6 +125,20 @@ def test_checkpoint_of_a_deeper_backbone(make_config, tmp_path, logged):
     check_training(cfg)
     (line,) = [line for line in logged if 'load_from' in line]
     assert 'a.pth has 2 more blocks than the model, which are not loaded (backbone.stages.2.blocks.7, ' in line
+
+
+def test_checkpoint_without_the_backbone(make_config, tmp_path, logged):
+    cfg, _ = make_config('classification')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    weights = {name: value for name, value in build_model(cfg).state_dict().items() if 'head' in name}
+    torch.save({**weights, **{f'net.{name}': value for name, value in weights.items()}}, cfg.load_from)
+    assert load_from_problems(cfg) == []
+    (line,) = [line for line in logged if line.startswith('load_from: ')]
+    number = line.split()[1]
+    assert f'{number} of {number} values of the backbone are missing' in line
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='another.pth')
+    assert load_from_problems(cfg) == []
+    assert logged == [line]
 
 
 def test_resuming_with_another_model(make_config, tmp_path):

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ...checkpoints import weights_of
-from ...checkpoints.names import WRAPPERS
+from ...checkpoints.names import without_wrappers
 
 
 class FindWeightsHook(Hook):
@@ -18,7 +18,7 @@ class FindWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         names = checkpoint.get('state_dict')
-        if not isinstance(names, dict) or any(str(name).startswith(WRAPPERS) for name in names):
+        if not isinstance(names, dict) or any(without_wrappers(str(name)) != name for name in names):
             checkpoint['state_dict'] = weights_of(checkpoint)
 
 

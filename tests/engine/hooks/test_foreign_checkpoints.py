@@ -11,6 +11,11 @@ FILES = {
     'bare': lambda weights: weights,
     'timm': lambda weights: {'model': weights, 'model_ema': {key: value + 1 for key, value in weights.items()}},
     'compiled': lambda weights: {'model': {f'_orig_mod.{key}': value for key, value in weights.items()}},
+    'compiled part': lambda weights: {
+        'state_dict': {
+            '.'.join([*key.split('.')[:-1], '_orig_mod', key.split('.')[-1]]): weights[key] for key in weights
+        }
+    },
     'compiled and parallel': lambda weights: {
         'state_dict': {f'module._orig_mod.{key}': value for key, value in weights.items()}
     },
