@@ -40,6 +40,7 @@ from .model import (
     one_class_problems,
     optimizer_problems,
     report_order_of_outputs,
+    report_unsummed_losses,
 )
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
@@ -119,6 +120,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += prediction_problems(cfg) if validates else []
     report_order_of_outputs(cfg)
+    report_unsummed_losses(cfg)
     problems += channel_problems(cfg) or stride_problems(cfg) + gradient_problems(cfg)
     if building and not of_loops:
         problems += build_problems(cfg)
@@ -202,12 +204,13 @@ def data_problems(
         report_shared_annotations(train.sources, val.sources, 'val_dataloader')
         report_overlap(train.paths, val.paths, 'val_dataloader', limit)
     differing = split_problems(splits)
-    problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
+    trained = trained or {}
+    problems += differing or zero_label_problems(rules) or trained_class_problems(trained, splits)
     places: Dict[str, Dict[str, None]] = {}  # problem -> data loaders that have it, in order
     for name, names, metainfo in seen:
         if differing and list(names) != list(next(iter(splits.values()))):
             continue  # reported already, with the classes to compare the heads with
-        for problem in class_number_problems(names, metainfo, numbers):
+        for problem in class_number_problems(names, metainfo, numbers, trained):
             places.setdefault(problem, {})[name] = None
     problems += [f'{", ".join(loaders)}: {problem}' for problem, loaders in places.items()]
     return unique(problems)

@@ -156,13 +156,16 @@ def learned_classes(numbers: Sequence[ClassNumber]) -> Optional[int]:
     return None if things is None else things + (stuff or 0)
 
 
-def class_number_problems(classes: Sequence[str], metainfo: dict, numbers: Sequence[ClassNumber]) -> List[str]:
+def class_number_problems(
+    classes: Sequence[str], metainfo: dict, numbers: Sequence[ClassNumber], trained: Dict[str, Sequence[str]]
+) -> List[str]:
     """Compare the numbers of classes of the model with those of a data set.
 
     Args:
         classes (sequence of str): Classes of the data set.
         metainfo (dict): Its ``metainfo``; a panoptic one has ``thing_classes`` and ``stuff_classes``, too.
         numbers (sequence of ClassNumber): From :func:`class_numbers`.
+        trained (dict): Checkpoint that is tested or resumed -> names of its classes.
     """
     lists = {'thing_classes': classes, 'stuff_classes': ()}
     panoptic = 'thing_classes' in metainfo
@@ -182,8 +185,13 @@ def class_number_problems(classes: Sequence[str], metainfo: dict, numbers: Seque
             listed = f' ({shorten(names)})' if names else ''
             found = ', '.join(f'{each.name} is {each.value}' for each in wrong)
             options = ' '.join(f'{each.name}={len(names)}' for each in wrong)
-            problems.append(
-                f'{found}, but the data set has {len(names)} {of_kind}classes{listed}: --cfg-options {options}, or '
-                'correct metainfo.classes of the data set'
-            )
+            advice = f'--cfg-options {options}, or correct metainfo.classes of the data set'
+            for path, learned in trained.items():
+                if all(each.value == len(learned) for each in wrong):
+                    advice = (
+                        f'{path} was trained with {len(learned)} classes ({shorten(learned)}): give the data set the '
+                        'same in this order, with metainfo=dict(classes=[...]) or, in a folder for each class, with '
+                        'empty folders for those without images'
+                    )
+            problems.append(f'{found}, but the data set has {len(names)} {of_kind}classes{listed}: {advice}')
     return problems

@@ -139,6 +139,16 @@ def report_order_of_outputs(cfg: Config) -> None:
             )
 
 
+def report_unsummed_losses(cfg: Config) -> None:
+    """Log a warning if a loss has a name without ``loss``: MMEngine logs it, but does not add it to the sum."""
+    names = [node['loss_name'] for node in walk(cfg.get('model')) if isinstance(node.get('loss_name'), str)]
+    for name in dict.fromkeys(name for name in names if 'loss' not in name):
+        log_warning(
+            f'model: loss_name={name!r} does not contain "loss", so this loss is logged but not trained: give '
+            f"loss_name='loss_{name}'"
+        )
+
+
 def class_weight_problems(cfg: Config) -> List[str]:
     """Check that ``class_weight`` of each loss has one weight per class, with or without the background."""
     problems = []

@@ -52,18 +52,18 @@ def test_classes_of_things_and_stuff():
     numbers = list(class_numbers(dict(model=model)))
     assert learned_classes(numbers) == 4 and learned_classes([]) is None
     metainfo = dict(thing_classes=('cat', 'dog'), stuff_classes=('sky',))
-    assert class_number_problems(('cat', 'dog', 'sky'), metainfo, numbers) == [
+    assert class_number_problems(('cat', 'dog', 'sky'), metainfo, numbers, {}) == [
         'model.roi_head.bbox_head.1.num_classes is 3, but the data set has 2 thing classes (cat, dog): '
         '--cfg-options model.roi_head.bbox_head.1.num_classes=2, or correct metainfo.classes of the data set'
     ]
-    (problem,) = class_number_problems(('sky', 'cat', 'dog'), metainfo, numbers)
+    (problem,) = class_number_problems(('sky', 'cat', 'dog'), metainfo, numbers, {})
     assert 'metainfo.classes (sky, cat, dog) is not thing_classes (cat, dog) followed by stuff_classes (sky)' in problem
 
 
 def test_numbers_of_classes_of_several_heads_are_one_problem():
     heads = dict(bbox_head=[dict(num_classes=80), dict(num_classes=80), dict(num_classes=2)])
     numbers = list(class_numbers(dict(model=dict(roi_head=heads))))
-    assert class_number_problems(('cat', 'dog'), {}, numbers) == [
+    assert class_number_problems(('cat', 'dog'), {}, numbers, {}) == [
         'model.roi_head.bbox_head.0.num_classes is 80, model.roi_head.bbox_head.1.num_classes is 80, but the data set '
         'has 2 classes (cat, dog): --cfg-options model.roi_head.bbox_head.0.num_classes=2 '
         'model.roi_head.bbox_head.1.num_classes=2, or correct metainfo.classes of the data set'
@@ -91,6 +91,20 @@ def test_checkpoint_with_classes_in_another_order(make_config, logged, tmp_path)
     write(classes[::-1], optimizer={}, message_hub={})
     cfg.resume, cfg.load_from = True, path
     assert all('numbers its classes differently' in problem for problem in problems(cfg))
+
+
+def test_test_data_that_lack_a_class_of_the_checkpoint(make_config, tmp_path):
+    cfg, data = make_config('classification', {'test_evaluator.topk': (1,)})
+    classes = sorted(path.name for path in (data / 'val').iterdir())
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=build_model(cfg).state_dict(), meta=dict(dataset_meta=dict(classes=classes))), path)
+    shutil.rmtree(data / 'val' / classes[2])
+    with pytest.raises(PreflightError, match='model.head.num_classes is 5, but the data set has 4 classes') as error:
+        check_testing(cfg, path)
+    assert f'{path} was trained with 5 classes ({", ".join(classes)}): give the data set the same' in str(error.value)
+    assert '--cfg-options' not in str(error.value)
+    (data / 'val' / classes[2]).mkdir()
+    check_testing(cfg, path)
 
 
 def test_reduce_zero_label_differs_between_training_and_validation(make_config, logged):

@@ -2,7 +2,7 @@ import pytest
 from harness import LIBRARIES
 
 from fcvit_mm.preflight import model
-from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.checks import check_training, data_problems
 from fcvit_mm.preflight.model import (
     built_model,
     channel_problems,
@@ -88,6 +88,17 @@ def test_channels_are_reported_only_if_a_step_fails(make_config, monkeypatch):
 
     monkeypatch.setattr(model, 'try_step', fail)
     assert channel_problems(cfg) == []
+
+
+def test_loss_that_is_logged_but_not_trained(make_config, logged):
+    cfg, _ = make_config('segmentation')
+    dice = dict(type='DiceLoss', loss_name='dice')
+    cfg.model.decode_head.loss_decode = [dict(type='CrossEntropyLoss', loss_name='loss_ce'), dice]
+    check_training(cfg)
+    assert [text for text in logged if 'loss_name' in text] == [
+        'model: loss_name=\'dice\' does not contain "loss", so this loss is logged but not trained: give '
+        "loss_name='loss_dice'"
+    ]
 
 
 def test_unknown_and_missing_backbones_are_not_checked(make_config):
