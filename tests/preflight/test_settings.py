@@ -127,10 +127,18 @@ def test_invalid_settings_are_reported(make_config, options, message):
 )
 def test_settings_of_a_wrong_type_are_reported_alone(make_config, options, message):
     cfg, _ = make_config('classification', options)
-    problem = only_training_problem(cfg)
-    assert problem.startswith(message)
-    with pytest.raises(PreflightError, match='1 problem found'):
+    assert only_training_problem(cfg).startswith(message)
+
+
+def test_settings_that_only_training_reads_do_not_stop_a_test(make_config):
+    wrong = {'train_dataloader.batch_size': 0, 'test_dataloader.batch_size': 1, 'train_cfg.max_epochs': '12'}
+    cfg, _ = make_config('classification', wrong)
+    with pytest.raises(PreflightError, match='checkpoint missing.pth does not exist'):
         check_testing(cfg, 'missing.pth')
+    cfg.test_dataloader.batch_size = 0
+    with pytest.raises(PreflightError) as caught:
+        check_testing(cfg, 'missing.pth')
+    assert caught.value.problems == ['test_dataloader.batch_size is 0, expected an integer, 1 or more']
 
 
 def test_valid_numbers_are_accepted(make_config):
