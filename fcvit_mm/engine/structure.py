@@ -9,6 +9,8 @@ from mmengine.config import Config, ConfigDict
 DICTS = (
     'model',
     'model.data_preprocessor',
+    'model.test_cfg',
+    'model.train_cfg',
     'data_preprocessor',
     'default_hooks',
     'env_cfg',
@@ -27,6 +29,8 @@ DICTS = (
 )
 LISTS = ('custom_hooks',)
 TEXTS = ('load_from', 'work_dir')
+#: Parts that consist of dicts or objects.
+SEVERAL = ('custom_hooks', 'default_hooks', 'val_evaluator', 'test_evaluator')
 
 
 def replace_none_by_dict(cfg: Config, options: Dict[str, Any]) -> None:
@@ -54,12 +58,19 @@ def structure_problems(cfg: Config) -> Iterator[str]:
         (DICTS, dict, 'a dict'),
         (LISTS, (list, tuple), 'a list'),
         (TEXTS, (str, os.PathLike), 'a path'),
+        (('val_evaluator', 'test_evaluator'), (dict, list, tuple), 'a dict or a list of dicts'),
     ):
         for name in names:
             found, value = find_part(cfg, name)
             if not found or value is None or isinstance(value, kinds):
                 continue
             yield _wrong_type(name, value, expected)
+    for name in SEVERAL:
+        part = cfg.get(name)
+        hooks = name == 'default_hooks' and isinstance(part, dict)
+        for key, each in part.items() if hooks else enumerate(part) if isinstance(part, (list, tuple)) else ():
+            if isinstance(each, (str, int, float, list, tuple)) or each is None and not hooks:
+                yield _wrong_type(f'{name}.{key}', each, 'a dict')
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, dict) and loader.get('dataset') is not None:

@@ -68,6 +68,15 @@ def test_options_below_tuples():
         (dict(custom_hooks=[dict(type='')]), 'custom_hooks.0.type is empty, expected the name of a class'),
         (dict(work_dir=5), "work_dir is '5', expected a path"),
         (dict(model=dict(data_preprocessor=5)), "model.data_preprocessor is '5', expected a dict"),
+        (
+            dict(default_hooks=dict(logger=None, checkpoint='CheckpointHook')),
+            "default_hooks.checkpoint is 'CheckpointHook', expected a dict, such as dict(type='CheckpointHook'); on "
+            'the command line default_hooks.checkpoint.type=CheckpointHook',
+        ),
+        (dict(custom_hooks=[None]), "custom_hooks.0 is 'None', expected a dict"),
+        (dict(val_evaluator=[dict(type='A'), 5]), "val_evaluator.1 is '5', expected a dict"),
+        (dict(test_evaluator=5), "test_evaluator is '5', expected a dict or a list of dicts"),
+        (dict(model=dict(test_cfg=5)), "model.test_cfg is '5', expected a dict"),
         (dict(custom_hooks={'0': dict(type='A')}), "custom_hooks is \"{'0': {'type': 'A'}}\", expected a list"),
     ],
 )
