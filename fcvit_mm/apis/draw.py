@@ -36,6 +36,7 @@ from .load import (
     read_trained,
     split_pipeline,
 )
+from .normalization import report_other_normalization
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
@@ -70,6 +71,7 @@ def build_drawer(
     task = task_of(cfg)
     checkpoint = fetch_checkpoint(checkpoint)
     content = read_trained(checkpoint)
+    report_other_normalization(cfg, content, checkpoint)
     adapt_to_machine(cfg)
     if backbone_config(cfg.model).get('init_cfg'):  # the checkpoint contains the backbone's weights, too
         set_pretrained(cfg, None)

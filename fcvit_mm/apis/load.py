@@ -24,6 +24,7 @@ from ..engine.machine import replace_sync_bn
 from ..engine.wrapped import backbone_config
 from ..errors import UserError, library_errors
 from ..images import ImageReader, PathLike, display, swap_channels
+from .normalization import report_other_normalization
 
 #: Prefix of the name of a timm model that is given in place of a config file.
 TIMM = 'timm:'
@@ -223,7 +224,7 @@ def _load_config(
         known = library_of(cfg) is not None
         steps = split_pipeline(cfg).geometry if known else None
         pipeline = None if steps is None else Compose(steps)
-    class_names = None if checkpoint is None else _load_weights(model, checkpoint)
+    class_names = None if checkpoint is None else _load_weights(model, checkpoint, cfg)
     model.to(device)
     preprocess: Any = model.data_preprocessor
     name = os.path.splitext(os.path.basename(network))[0]
@@ -274,9 +275,10 @@ def check_channels(pixels: np.ndarray, channels: int, where: str = 'the image') 
     return pixels
 
 
-def _load_weights(model: nn.Module, checkpoint: str) -> Optional[Tuple[str, ...]]:
+def _load_weights(model: nn.Module, checkpoint: str, cfg: Config) -> Optional[Tuple[str, ...]]:
     """Load a checkpoint of MMEngine into its model; return its class names."""
     content = read_trained(checkpoint)
+    report_other_normalization(cfg, content, checkpoint)
     check_fits(model, checkpoint)
     model.load_state_dict(weights_of(content), strict=False)
     meta: Any = content.get('meta')

@@ -1,11 +1,12 @@
 """Checkpoints that a run starts from, resumes from or tests: whether they can be read, and fit the model."""
 
 import re
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
 from ..apis.load import meta_of, read_trained
+from ..apis.normalization import other_normalization
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, surplus_blocks, weights_of
 from ..checkpoints.names import some
 from ..engine.wrapped import backbone_config
@@ -16,10 +17,13 @@ from .model import built_model
 OPTIONAL = re.compile(r'num_batches_tracked$|backbone\.norm\d')
 
 
-def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = None) -> List[str]:
+def checkpoint_problems(cfg: Config, path: str, what: str, trained: Optional[List[str]] = None) -> List[str]:
     """Check a checkpoint with :func:`fcvit_mm.apis.load.read_trained`, which never runs code from it.
 
+    A warning is logged if the config normalizes images in another way than those that it was trained on.
+
     Args:
+        cfg (Config): The config.
         path (str): The checkpoint.
         what (str): Name of the checkpoint in messages.
         trained (list, optional): List that gets the names of the classes in the checkpoint.
@@ -28,9 +32,17 @@ def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = Non
         content = read_trained(path)
     except CheckpointError as error:
         return [f'{what}: {error}']
+    report_normalization(cfg, content, path)
     if trained is not None:
         trained += meta_of(Config(), content).names
     return []
+
+
+def report_normalization(cfg: Config, content: Dict[str, Any], path: str) -> None:
+    """Log a warning if a config normalizes images in another way than those that a checkpoint was trained on."""
+    text = other_normalization(cfg, content, path)
+    if text:
+        log_warning(text)
 
 
 def load_from_problems(cfg: Config) -> List[str]:
@@ -71,12 +83,14 @@ def report_partial_backbone(cfg: Config, model: List[str], fitting: List[str]) -
         )
 
 
-def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]:
+def resume_problems(cfg: Config, trained: Optional[List[str]] = None) -> List[str]:
     """Check a checkpoint that training is to resume from; ``trained`` gets the names of the classes in it."""
+    path = cfg.load_from
     try:
         content = read_trained(path)
     except CheckpointError as error:
         return [f'--resume: {error}']
+    report_normalization(cfg, content, path)
     meta = content.get('meta')
     if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
         return [

@@ -101,13 +101,13 @@ def check_training(cfg: Config, building: bool = False) -> None:
     if cfg.get('resume') and is_sharded(cfg):
         pass  # only the strategy reads it
     elif cfg.get('resume') and cfg.get('load_from'):
-        problems += resume_problems(cfg.load_from, trained) or resume_model_problems(cfg)
+        problems += resume_problems(cfg, trained) or resume_model_problems(cfg)
     else:
         problems += pretrained_problems(cfg)
         if cfg.get('load_from') == '':
             problems.append('load_from is empty: give a checkpoint, or load_from=None')
         if cfg.get('load_from'):
-            problems += checkpoint_problems(cfg.load_from, 'load_from') or load_from_problems(cfg)
+            problems += checkpoint_problems(cfg, cfg.load_from, 'load_from') or load_from_problems(cfg)
     validates = cfg.get('val_cfg') is not None
     of_loops = loop_problems(cfg)
     problems += work_dir_problems(cfg) + of_loops + setting_problems(cfg)
@@ -145,7 +145,7 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     if problems:
         raise PreflightError(problems)
     trained: List[str] = []
-    problems = checkpoint_problems(checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)
+    problems = checkpoint_problems(cfg, checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)
     problems += prediction_problems(cfg) + data_problems(cfg, ['test_dataloader'], limit, {checkpoint: trained})
     report_misspelt_arguments(cfg)
     report_misspelt_settings(cfg)

@@ -15,6 +15,7 @@ from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
 from ..engine.wrapped import backbone_config, find_inner_model
 from ..errors import UserError, origin
+from .checkpoints import report_normalization
 from .contexts import quiet
 from .data.kinds import is_url
 from .log import log_warning
@@ -54,7 +55,9 @@ def pretrained_problems(cfg: Config) -> List[str]:
         if node is overwritten or type_name(node) != 'Pretrained' or not isinstance(path, str) or is_url(path):
             continue
         try:
-            check_finite(weights_of(read_checkpoint(path), path), path)
+            content = read_checkpoint(path)
+            check_finite(weights_of(content, path), path)
+            report_normalization(cfg, content, path)
         except CheckpointError as error:
             advice = OF_BACKBONE if any(node is each for each in of_backbone) else OF_PART
             problems.append(f'pretrained: {error}. {advice}')

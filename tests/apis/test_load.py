@@ -163,7 +163,7 @@ def test_class_names_in_checkpoints_of_earlier_versions(meta, names, tmp_path, m
     monkeypatch.setattr('fcvit_mm.apis.load.check_fits', lambda model, checkpoint: None)
     model = torch.nn.Linear(2, 2)
     torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'a.pth')
-    assert _load_weights(model, str(tmp_path / 'a.pth')) == names
+    assert _load_weights(model, str(tmp_path / 'a.pth'), Config()) == names
 
 
 def test_images_are_read_cropped_and_padded(tmp_path, image_file):

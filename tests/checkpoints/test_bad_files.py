@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
 import fcvit_mm
@@ -96,12 +97,12 @@ def convert(path):
 
 def train(path):
     """Check the file as tools/train.py --resume does first."""
-    raise PreflightError(resume_problems(str(path)))
+    raise PreflightError(resume_problems(Config(dict(load_from=str(path)))))
 
 
 def test(path):
     """Check the file as tools/test.py and tools/visualize.py do."""
-    raise PreflightError(checkpoint_problems(str(path), 'the checkpoint'))
+    raise PreflightError(checkpoint_problems(Config(), str(path), 'the checkpoint'))
 
 
 test.__test__ = False

@@ -204,7 +204,7 @@ def test_invalid_arguments_are_refused(arguments, message, saved, tmp_path, monk
     config, checkpoint = saved('classification')
     given = dict(dict(config=config, checkpoint=checkpoint, out='a.pt', kind='torchscript', rounds=0), **arguments)
     if 'options' in arguments:
-        monkeypatch.setattr('fcvit_mm.apis.load._load_weights', lambda model, checkpoint: None)
+        monkeypatch.setattr('fcvit_mm.apis.load._load_weights', lambda model, checkpoint, cfg: None)
     with pytest.raises(UserError, match=message):
         export_model(**given)
     assert not os.listdir(tmp_path)

@@ -1,7 +1,9 @@
 import re
+from contextlib import suppress
 
 import pytest
 import torch
+from harness import LIBRARIES
 from problems import only_training_problem as only_problem
 
 from fcvit_mm.apis.load import build_model
@@ -139,6 +141,37 @@ def test_checkpoint_without_the_backbone(make_config, tmp_path, logged):
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='another.pth')
     assert load_from_problems(cfg) == []
     assert logged == [line]
+
+
+@pytest.mark.parametrize('use', ['test', 'resume', 'load_from', 'pretrained'])
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_images_normalized_in_another_way_than_in_training(make_config, tmp_path, logged, task, use):
+    cfg, _ = make_config(task, {'train_cfg.max_epochs': 2} if task != 'segmentation' else None)
+    path = str(tmp_path / 'a.pth')
+    meta = dict(cfg=cfg.pretty_text, epoch=1, iter=2)
+    content = dict(state_dict=build_model(cfg).state_dict(), meta=meta, optimizer={}, message_hub={})
+    torch.save(content, path)
+
+    def check():
+        cfg.load_from, cfg.resume = path if use in ('resume', 'load_from') else None, use == 'resume'
+        if use == 'pretrained':
+            cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
+        with suppress(PreflightError):  # about the state of the optimizer
+            check_testing(cfg, path) if use == 'test' else check_training(cfg)
+        found = [text for text in logged if 'was trained on images with' in text]
+        logged.clear()
+        return found
+
+    assert check() == []
+    node = cfg.data_preprocessor if task == 'classification' else cfg.model.data_preprocessor
+    node['to_rgb' if task == 'classification' else 'bgr_to_rgb'] = False
+    assert check() == [
+        f'{path} was trained on images with mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], RGB, but the '
+        'config has mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], BGR in data_preprocessor: give it the '
+        'values of the checkpoint (to_rgb or bgr_to_rgb for RGB), unless this is intended'
+    ]
+    node.update(mean=[0.0] * 3, std=[255.0] * 3)
+    assert 'but the config has mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], BGR in' in check()[0]
 
 
 def test_resuming_with_another_model(make_config, tmp_path):

@@ -23,6 +23,7 @@ from ...engine.machine import adapt_to_machine, replace_sync_bn
 from ...errors import library_errors
 from ...inference import optimize_for_inference
 from ..load import Meta, build_model, image_reader, input_channels, meta_of, read_trained, split_pipeline
+from ..normalization import report_other_normalization
 from .options import Options, check_options
 from .preparation import Loaded, prepare, without_loading_steps
 from .results import PredictionError
@@ -63,6 +64,7 @@ class BatchPredictor:
                 f'{cfg.filename} has no test_dataloader, whose pipeline prepares the images: add one to the config'
             )
         content = read_trained(checkpoint)
+        report_other_normalization(cfg, content, checkpoint)
         model = build_model(cfg)
         check_fits(model, checkpoint)
         model.load_state_dict(weights_of(content), strict=False)
