@@ -366,9 +366,11 @@ def meta_of(cfg: Config, content: Dict[str, Any]) -> Meta:
         content (dict): The content of the checkpoint.
     """
     meta = content.get('meta')
-    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    meta = meta if isinstance(meta, dict) else {}
+    found = meta.get('dataset_meta')
     if not isinstance(found, dict) or not (found.get('classes') or found.get('CLASSES')):
-        found = _meta_of_dataset(cfg)
+        # Before mmdet 3, mmseg 1 and mmpretrain 1, the names are in meta itself.
+        found = meta if isinstance(meta.get('CLASSES'), (list, tuple)) else _meta_of_dataset(cfg)
     found = {str(key).lower(): value for key, value in found.items()}
     names = found.get('classes')
     palette = found.get('palette')

@@ -25,6 +25,7 @@ from .classes import (
 from .contexts import without_garbage_collection
 from .data.dataset import Leaf, build_problem, check_leaf
 from .data.pipeline import build_outer, try_pipeline
+from .data.random_steps import report_random_steps
 from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
@@ -272,6 +273,8 @@ def loader_problems(
     found, packed = try_pipeline(outer, datasets, limit, name)
     found = found or batch_problems(cfg, name, len(outer), packed, leaves)
     problems += [f'{name}: {problem}' for problem in found]
+    if not problems and split != 'train':
+        report_random_steps(datasets, name)
     if not problems and split == 'train':
         problems += switch_problems(cfg, outer, leaves, limit)
     evaluator = cfg.get(f'{split}_evaluator')

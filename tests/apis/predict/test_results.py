@@ -106,6 +106,9 @@ def test_class_names_of_the_checkpoint_or_else_of_the_config():
     cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
     assert meta_of(cfg, {}) == Meta(('a', 'b'), ((1, 2, 3), (4, 5, 6)))
     assert meta_of(cfg, {'meta': {'dataset_meta': {'CLASSES': ['c']}}}) == Meta(('c',))
+    # Checkpoints of mmdet 2, mmseg 0.x and mmcls.
+    assert meta_of(cfg, {'meta': {'CLASSES': ('c',), 'PALETTE': [[1, 2, 3]]}}) == Meta(('c',), ((1, 2, 3),))
+    assert meta_of(cfg, {'meta': {'CLASSES': None}}) == meta_of(cfg, {'meta': None}) == meta_of(cfg, {})
     assert Meta(('c',)).name(0) == 'c' and Meta(('c',)).name(1) == '1'
     dataset['type'] = 'NoSuchDataset'
     cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
