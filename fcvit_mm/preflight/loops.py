@@ -57,6 +57,10 @@ def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
             f' has drop_last=True and {length} samples, fewer than batch_size={size}, so no batch is left: lower '
             'batch_size, or set drop_last=False'
         ]
+    if drops and not endless and not trains and isinstance(size, int) and size > 0 and length % size:
+        log_warning(
+            f'{name} has drop_last=True, so {length % size} of {length} samples are not evaluated: set drop_last=False'
+        )
     return []
 
 

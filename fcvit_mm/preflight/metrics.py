@@ -4,8 +4,10 @@ import re
 from typing import Any, List, Sequence, Tuple
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 from ..engine.config import type_name, walk
+from .log import log_warning
 from .model import built_model
 
 #: Type of a validation loop -> what it puts before the names of the metrics; of others it is unknown.
@@ -53,22 +55,46 @@ def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
     default_hooks = cfg.get('default_hooks') or {}
     hooks = [(f'default_hooks.{key}', hook) for key, hook in default_hooks.items()]
     hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
-    followed: List[Tuple[str, Any]] = []
+    followed: List[Tuple[str, Any, Any]] = []
     for name, hook in hooks:
         if not isinstance(hook, dict):
             continue
         if type_name(hook) in ('CheckpointHook', 'AtomicCheckpointHook'):
             best = hook.get('save_best')
             several = best if isinstance(best, (list, tuple)) else [] if best is None else [best]
-            followed += [(f'{name}.save_best', each) for each in several]
+            rules = hook.get('rule')
+            rules = list(rules) if isinstance(rules, (list, tuple)) else [rules] * len(several)
+            followed += [(f'{name}.save_best', each, rule) for each, rule in zip(several, rules)]
         elif type_name(hook) == 'EarlyStoppingHook':
-            followed.append((f'{name}.monitor', hook.get('monitor')))
+            followed.append((f'{name}.monitor', hook.get('monitor'), hook.get('rule')))
     for node in walk(cfg.get('param_scheduler')):
         if type_name(node).startswith('ReduceOnPlateau'):
-            followed.append((f'{type_name(node)}.monitor', node.get('monitor', 'loss')))
+            followed.append((f'{type_name(node)}.monitor', node.get('monitor', 'loss'), node.get('rule', 'less')))
+    for name, given, rule in followed:
+        report_reversed_rule(name, given, rule)
     return [
         f'{name}={given!r} is not one of the metrics ({", ".join(metrics)}): the first validation would end the run or '
         'the setting have no effect; choose one of them'
-        for name, given in followed
+        for name, given, _ in followed
         if given not in metrics and given != 'auto'
     ]
+
+
+def report_reversed_rule(name: str, metric: Any, rule: Any) -> None:
+    """Log a warning if a hook or schedule takes lower values of a metric for better ones, or the reverse.
+
+    Args:
+        name (str): Name of the setting, for the message.
+        metric (str): Name of the metric; MMEngine knows for some whether higher or lower values are better.
+        rule (str, optional): ``'greater'`` or ``'less'``.
+    """
+    try:
+        better = CheckpointHook(save_best=metric).rules[0]
+    except (AssertionError, TypeError, ValueError):
+        return
+    if rule is not None and rule != better:
+        part = name.rpartition('.')[0]
+        log_warning(
+            f'{name}={metric!r}: {part}.rule is {rule!r}, but {better} values of this metric are better: set '
+            f'{part}.rule={better!r}'
+        )

@@ -1,7 +1,7 @@
 import pytest
 from problems import only_training_problem as only_problem
 
-from fcvit_mm.preflight.checks import check_training
+from fcvit_mm.preflight.checks import check_training, data_problems
 
 
 def test_infinite_sampler_with_epochs(make_config):
@@ -19,6 +19,14 @@ def test_infinite_sampler_with_epochs(make_config):
     check_training(cfg)
     cfg.val_dataloader.sampler = endless
     assert "the evaluation would not end: use sampler=dict(type='DefaultSampler', shuffle=False)" in only_problem(cfg)
+
+
+@pytest.mark.parametrize('size, lost', [(5, 0), (4, 1)])
+def test_drop_last_in_validation(make_config, logged, size, lost):
+    cfg, _ = make_config('classification', {'val_dataloader.batch_size': size, 'val_dataloader.drop_last': True})
+    assert data_problems(cfg, ['val_dataloader']) == []
+    text = f'val_dataloader has drop_last=True, so {lost} of 5 samples are not evaluated: set drop_last=False'
+    assert [each for each in logged if 'drop_last' in each] == [text] * lost
 
 
 def test_drop_last_with_fewer_samples_than_a_batch(make_config):

@@ -104,3 +104,34 @@ def test_metrics_of_other_validation_loops():
 
 def test_metric_whose_type_is_a_number_is_not_checked(make_config):
     check_training(make_config('classification', {'val_evaluator.type': 1.5})[0])
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mIoU')]}, "ReduceOnPlateauLR.monitor='mIoU'"),
+        ({'default_hooks.checkpoint.rule': 'less'}, "default_hooks.checkpoint.save_best='mIoU'"),
+        (
+            {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='aAcc', rule='less')]},
+            "custom_hooks[0].monitor='aAcc'",
+        ),
+    ],
+)
+def test_rule_that_is_the_reverse_of_the_metric(options, message, make_config, logged):
+    check_training(make_config('segmentation', options)[0])
+    (text,) = [text for text in logged if '.rule' in text]
+    assert text.startswith(message) and text.endswith(
+        ".rule is 'less', but greater values of this metric are better: set "
+        + message.rpartition('.')[0]
+        + ".rule='greater'"
+    )
+
+
+def test_rules_that_fit_their_metric(make_config, logged):
+    options = {
+        'default_hooks.checkpoint.save_best': ['mIoU', 'aAcc'],
+        'default_hooks.checkpoint.rule': ['greater', 'greater'],
+        'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mIoU', rule='greater')],
+    }
+    check_training(make_config('segmentation', options)[0])
+    assert not any('.rule' in text for text in logged)

@@ -98,8 +98,8 @@ def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, len
         if len(each.groups) != len(each.saved_groups):
             raise UserError(
                 f'the optimizer has {len(each.groups)} parameter groups, the checkpoint {len(each.saved_groups)}: '
-                'resume with the original paramwise_cfg and constructor of optim_wrapper, or start from its weights '
-                'only, with load_from and without --resume'
+                'resume with the original paramwise_cfg and constructor of optim_wrapper, and frozen_stages of the '
+                'backbone, or start from its weights only, with load_from and without --resume'
             )
         names = {scheduler.param_name for scheduler in each.schedulers}
         now = settings(each.groups, each.schedulers)

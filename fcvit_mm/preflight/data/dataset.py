@@ -101,8 +101,8 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
             None,
             None,
             [
-                f'metainfo.classes is the text {given!r}, expected a sequence of names or the path of a file with one '
-                f'name per line: write classes=({given!r},), with a comma, for a single class'
+                f'metainfo.classes is the text {given!r}, which is no file, expected a sequence of names or the '
+                f'path of a file with one name per line: write classes=({given!r},), with a comma, for a single class'
             ],
         )
     try:
