@@ -45,7 +45,7 @@ from .model import (
 )
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
-from .pretrained import pretrained_problems
+from .pretrained import pretrained_problems, report_frozen_random_weights
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems, type_problems
 from .strides import stride_problems
@@ -105,6 +105,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
         problems += resume_problems(cfg, trained) or resume_model_problems(cfg)
     else:
         problems += pretrained_problems(cfg)
+        report_frozen_random_weights(cfg)
         if cfg.get('load_from') == '':
             problems.append('load_from is empty: give a checkpoint, or load_from=None')
         if cfg.get('load_from'):

@@ -64,6 +64,23 @@ def pretrained_problems(cfg: Config) -> List[str]:
     return problems or ([] if overwritten else fit_problems(cfg))
 
 
+def report_frozen_random_weights(cfg: Config) -> None:
+    """Log a warning if stages of the backbone are frozen that no checkpoint gives weights."""
+    place, model = find_inner_model(cfg.get('model') or {})
+    backbone = backbone_config(model)
+    frozen = backbone.get('frozen_stages')
+    nodes = [*walk(backbone), *walk(model.get('init_cfg'))]
+    given = [model.get('pretrained'), backbone.get('pretrained'), cfg.get('load_from')]
+    if any(type_name(node) in ('Pretrained', 'PretrainedInit') for node in nodes) or any(given):
+        return
+    if isinstance(frozen, int) and frozen >= 0:
+        name = f'{place}.backbone.frozen_stages'
+        log_warning(
+            f'{name} is {frozen}, but the backbone has no pretrained weights, so these parts keep their random '
+            f'weights: set pretrained=PATH (init_cfg of the backbone) or load_from, or {name}=-1'
+        )
+
+
 def fit_problems(cfg: Config) -> List[str]:
     """Load the pretrained files into their modules, and check that values were loaded."""
     if not any(type_name(node) == 'Pretrained' for node in walk(cfg.get('model', {}))):

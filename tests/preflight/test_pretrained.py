@@ -3,7 +3,8 @@ import torch
 from mmengine.registry import MODELS
 
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.preflight.pretrained import pretrained_problems
+from fcvit_mm.preflight.checks import check_training
+from fcvit_mm.preflight.pretrained import pretrained_problems, report_frozen_random_weights
 
 
 @pytest.fixture
@@ -129,3 +130,26 @@ def test_missing_files_of_the_backbone_and_of_the_complete_model(stock):
     )
     cfg.model.backbone.init_cfg, cfg.model.init_cfg = None, missing
     assert only_problem(cfg).endswith('. Give another checkpoint, or init_cfg=None for random weights')
+
+
+@pytest.mark.parametrize('place', ['', 'detector'])
+def test_frozen_stages_with_random_weights(make_config, logged, place):
+    cfg, _ = make_config('detection', {'model.backbone.frozen_stages': 0})
+    backbone = cfg.model.backbone
+    if place:
+        cfg.model = dict(type='SoftTeacher', detector=cfg.model)
+        backbone = cfg.model.detector.backbone
+    report_frozen_random_weights(cfg)
+    assert len(logged) == 1 and 'backbone.frozen_stages is 0, but the backbone has no pretrained weights' in logged[0]
+    cfg.load_from = 'a.pth'
+    report_frozen_random_weights(cfg)
+    cfg.load_from, backbone.init_cfg = None, dict(type='Pretrained', checkpoint='a.pth')
+    report_frozen_random_weights(cfg)
+    backbone.update(init_cfg=None, frozen_stages=-1)
+    report_frozen_random_weights(cfg)
+    assert len(logged) == 1
+
+
+def test_training_reports_frozen_random_weights(make_config, logged):
+    check_training(make_config('classification', {'model.backbone.frozen_stages': 2})[0])
+    assert any('model.backbone.frozen_stages is 2, but' in text for text in logged)

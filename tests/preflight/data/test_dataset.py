@@ -19,8 +19,8 @@ def test_classes_given_as_a_string(make_config, task, tmp_path):
     names = dataset.get('metainfo')
     dataset.metainfo = dict(names or {}, classes='circle')
     assert only_problem(cfg) == (
-        "train_dataloader: metainfo.classes is the text 'circle', which is no file, expected a sequence of names or the path "
-        "of a file with one name per line: write classes=('circle',), with a comma, for a single class"
+        "train_dataloader: metainfo.classes is the text 'circle', which is no file, expected a sequence of names or "
+        "the path of a file with one name per line: write classes=('circle',), with a comma, for a single class"
     )
     if task == 'detection':
         (tmp_path / 'names.txt').write_text('\n'.join(names['classes']))
