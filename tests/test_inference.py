@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from harness import LIBRARIES
 
+from fcvit_mm.publishing.model_card import USAGE
+
 SHAPES = ('circle', 'cross', 'square', 'star', 'triangle')
 
 
@@ -60,6 +62,17 @@ def test_mmseg_inferencer(trained, tmp_path):
     predicted = inferencer(images(result.data), out_dir=str(tmp_path))
     assert [one.shape for one in predicted['predictions']] == [(64, 64)] * 5
     assert len(list((tmp_path / 'vis').iterdir())) == 5
+
+
+def test_model_card_of_a_segmentor_draws_its_own_classes(trained, tmp_path, monkeypatch):
+    result = trained('segmentation')
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('image.jpg', cv2.imread(images(result.data)[0]))
+    variables = {}
+    for code in USAGE['segmentation']:
+        exec(code.format(config=result.config, checkpoint=result.checkpoint), variables)
+    assert tuple(variables['inferencer'].visualizer.dataset_meta['classes']) == ('background', *SHAPES)
+    assert len(list((tmp_path / 'drawn' / 'vis').iterdir())) == 1
 
 
 def test_init_and_inference_segmentor_on_a_cpu(trained):

@@ -50,7 +50,10 @@ USAGE = {
     ),
     'segmentation': (
         'from mmseg.apis import MMSegInferencer',
-        "MMSegInferencer('{config}', '{checkpoint}')('image.jpg', out_dir='drawn')",
+        "inferencer = MMSegInferencer('{config}', '{checkpoint}')\n"
+        '# Without this line, the first 19 classes are drawn with the names and colors of Cityscapes, the others not.\n'
+        'inferencer.visualizer.dataset_meta = inferencer.model.dataset_meta\n'
+        "inferencer('image.jpg', out_dir='drawn')",
     ),
 }
 

@@ -71,7 +71,7 @@ def test_weights_from_within_an_epoch_have_no_metrics(micro, tmp_path, meta, sho
 def test_card_names_the_scope_of_another_library(tmp_path, task):
     source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
     model = describe(strip_checkpoint(str(source)), str(source))._replace(task=task, config='a.py')
-    assert "('a.py', 'a.pth')('image.jpg', " in write_card(model, 'a', {'a.pth': b''})
+    assert "Inferencer('a.py', 'a.pth')" in write_card(model, 'a', {'a.pth': b''})
     card = write_card(model._replace(scope='mmyolo'), 'a', {'a.pth': b''})
     assert {
         'detection': "DetInferencer('a.py', 'a.pth', scope='mmyolo')('image.jpg', out_dir='drawn')",
