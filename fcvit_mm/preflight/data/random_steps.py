@@ -12,6 +12,8 @@ from ..log import log_warning
 
 #: Random seeds with which a sample is loaded; a step with a probability of 0.5 changes it in all or none at 1 of 128.
 SEEDS = range(8)
+#: Maximum size of the loaded image in bytes; one is kept for each seed.
+LARGEST = 2**26
 
 
 def report_random_steps(leaves: Sequence[Any], what: str) -> None:
@@ -41,9 +43,13 @@ def report_random_steps(leaves: Sequence[Any], what: str) -> None:
 
 def describe_change(dataset: Any, steps: Sequence[Any]) -> str:
     """Describe the first step that changes the first sample at random or flips it; empty if there is none."""
-    info = dataset.get_data_info(0)
+    info, remaining = dataset.get_data_info(0), iter(steps)
+    while 'img' not in info:
+        info = next(remaining)(info)
+    if info['img'].nbytes > LARGEST:
+        return ''
     runs = [copy.deepcopy(info) for _ in SEEDS]
-    for step in steps:
+    for step in remaining:
         for number, seed in enumerate(SEEDS):
             random.seed(seed)
             np.random.seed(seed)

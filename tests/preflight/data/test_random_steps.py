@@ -9,6 +9,7 @@ import torch
 from harness import LIBRARIES
 
 from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.data import random_steps
 from fcvit_mm.preflight.data.random_steps import report_random_steps
 
 
@@ -54,11 +55,23 @@ def test_data_sets_without_steps_are_not_checked(logged):
     assert logged == []
 
 
-def test_random_numbers_of_the_run_stay_the_same(logged):
-    def blur(info):
-        return dict(img=np.random.rand(2) + random.random() + torch.rand(2).numpy())
+def load(info):
+    return dict(img=np.zeros((4, 4, 3)))
 
-    dataset = SimpleNamespace(get_data_info=lambda index: {}, pipeline=SimpleNamespace(transforms=[blur]))
+
+def blur(info):
+    return dict(img=info['img'] + np.random.rand() + random.random() + torch.rand(1).item())
+
+
+def test_large_images_are_not_checked(logged, monkeypatch):
+    monkeypatch.setattr(random_steps, 'LARGEST', 100)
+    dataset = SimpleNamespace(get_data_info=lambda index: {}, pipeline=SimpleNamespace(transforms=[load, blur]))
+    report_random_steps([dataset], 'val_dataloader')
+    assert logged == []
+
+
+def test_random_numbers_of_the_run_stay_the_same(logged):
+    dataset = SimpleNamespace(get_data_info=lambda index: {}, pipeline=SimpleNamespace(transforms=[load, blur]))
     drawn = []
     for check in (lambda: None, lambda: report_random_steps([dataset], 'val_dataloader')):
         random.seed(5), np.random.seed(5), torch.manual_seed(5)
