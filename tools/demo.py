@@ -213,7 +213,7 @@ def draw_sheet(folder, target):
 
 def parse_args(argv=None):
     parser = command_parser(__doc__)
-    parser.add_argument('job', choices=list(JOBS))
+    parser.add_argument('job', choices=list(JOBS), help='what to train after pretraining: Mask R-CNN or UperNet')
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs/demo'), help='folder for the results (default: %(default)s)'
     )

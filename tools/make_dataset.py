@@ -10,10 +10,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('kind', choices=list(DATASET_KINDS), help='data set whose layout is used')
     parser.add_argument('root', nargs='?', help='folder to create (default: data/shapes/KIND)')
-    parser.add_argument('--num-train', type=int, help='number of training images')
-    parser.add_argument('--num-val', type=int, help='number of validation images')
-    parser.add_argument('--size', type=int, help='side of the images in pixels')
-    parser.add_argument('--seed', type=int, default=0)
+    for option, meaning in (
+        ('num_train', 'number of training images'),
+        ('num_val', 'number of validation images'),
+        ('size', 'side of the images in pixels'),
+    ):
+        defaults = ', '.join(f'{kind} {values[option]}' for kind, values in DATASET_KINDS.items())
+        parser.add_argument(f'--{option.replace("_", "-")}', type=int, help=f'{meaning} (default: {defaults})')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the images (default: %(default)s)')
     return parser.parse_args(argv)
 
 

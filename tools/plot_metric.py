@@ -38,7 +38,7 @@ def read_metric(run: Path, key: str) -> Dict[int, float]:
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('runs', nargs='+', type=Path, metavar='WORK_DIR')
+    parser.add_argument('runs', nargs='+', type=Path, metavar='WORK_DIR', help='work directory of a run')
     parser.add_argument('--key', required=True, help='metric to plot, such as accuracy/top1, coco/bbox_mAP or mIoU')
     parser.add_argument('--out', required=True, type=Path, help='PNG file to write')
     parser.add_argument(

@@ -63,7 +63,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--draw', action='store_true', help='also draw the predictions: drawn/NAME.png')
     parser.add_argument(
-        '--draw-score-thr', type=float, default=argparse.SUPPRESS, help='minimum detection score to draw'
+        '--draw-score-thr', type=float, default=argparse.SUPPRESS, help='minimum detection score to draw (default: 0.3)'
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     add_config_options(parser)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,15 @@ def test_help_imports_only_the_standard_library(helped, command):
     assert status == 0 and printed.startswith(f'usage: {os.path.basename(command)} ') and '--debug' in printed
     own = {'arguments', 'command_line'} if command.startswith('analysis/') else {'command_line'}
     assert set(imported) == {*own, 'fcvit_mm.errors', 'fcvit_mm.options'}
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_describes_every_argument_and_its_default(helped, command):
+    printed = helped[command][1]
+    arguments = printed[re.search('^(positional arguments|options):$', printed, re.M).end() :]
+    # A line with a name but no text, neither behind two spaces nor in the next line.
+    assert re.findall(r'^  ((?:\S+ )*\S+)\n(?! {4})', arguments, re.M) == []
+    assert 'default: [' not in arguments and 'default: None' not in arguments
 
 
 def test_invalid_arguments_are_reported_before_imports():

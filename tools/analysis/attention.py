@@ -29,7 +29,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='Y,X',
         default=['0.5,0.5', '0.15,0.15', '0.85,0.6'],
         help='query points as fractions of height and width: 0,0 is the top left, 0.5,0.5 the centre (default: '
-        '%(default)s)',
+        '0.5,0.5 0.15,0.15 0.85,0.6)',
     )
     parser.add_argument(
         '--layers',

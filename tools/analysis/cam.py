@@ -22,7 +22,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='classes by name or index (default: the one predicted for each image)',
     )
     parser.add_argument('--layer', metavar='NAME', help='module of the backbone (default: its last block)')
-    parser.add_argument('--method', choices=list(CAM_METHODS), default='gradcam', help='default: %(default)s')
+    parser.add_argument('--method', choices=list(CAM_METHODS), default='gradcam', help='method (default: %(default)s)')
     add_arguments(parser)
     return parse_arguments(parser, argv)
 
