@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
+from mmengine.dist import all_gather_object, all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
@@ -28,8 +29,9 @@ class NonFiniteHook(Hook):
     """Stop training, or skip the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
 
     Gradients are checked right before the optimizer's step, so neither weights nor the optimizer's state ever take a
-    non-finite value. With DDP all processes see the same gradients and decide alike. Steps skipped by MMEngine's
-    ``AmpOptimWrapper`` because the loss scale was too large for float16 are not counted; only the loss is checked then.
+    non-finite value. All processes stop or skip the step if one of them finds such a gradient, because with FSDP each
+    has only a part of the gradients. Steps skipped by MMEngine's ``AmpOptimWrapper`` because the loss scale was too
+    large for float16 are not counted; only the loss is checked then.
 
     Args:
         action (str): ``'stop'`` ends training with a message; ``'skip'`` skips the step, restores the running
@@ -79,10 +81,14 @@ class NonFiniteHook(Hook):
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
     def _check_gradients(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Describe non-finite gradients, and remove them from the optimizer."""
+        """Describe non-finite gradients, and remove them from the optimizer, in all processes alike."""
         grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         largest = [torch.linalg.vector_norm(grad, float('inf')) for grad in grads]  # NaN where one is
-        if not grads or torch.isfinite(torch.stack([value.float().to(grads[0].device) for value in largest])).all():
+        finite = torch.ones((), dtype=torch.int)
+        if grads:
+            finite = torch.stack([value.float().to(grads[0].device) for value in largest]).isfinite().all().int()
+        all_reduce(finite, 'min')  # with FSDP, each process has a part of the gradients
+        if finite:
             return
         self._found = describe_gradients(model)
         for group in optimizer.param_groups:
@@ -101,13 +107,19 @@ class NonFiniteHook(Hook):
         if self._found is None and not wrong:
             self.in_a_row = 0
             return
+        wrong_part = 'non-finite loss' if wrong else 'non-finite gradients'
+        images = names_of(data_batch)
+        if self._found is not None and is_distributed():  # the same in all processes; the cause may be another's batch
+            batches = all_gather_object((wrong, images))
+            rank = next((rank for rank, (other, _) in enumerate(batches) if other), None)
+            if rank is None:
+                images = ', '.join(names for _, names in batches)
+            else:
+                wrong, images = batches[rank]
+                wrong_part = f'non-finite loss of process {rank}'
         what = ', '.join(f'{name} = {value}' for name, value in (wrong or losses).items())
         gradients = self._found or 'Gradients were not checked: this iteration made no optimizer step'
-        wrong_part = 'non-finite loss' if wrong else 'non-finite gradients'
-        message = (
-            f'iteration {runner.iter + 1}: {wrong_part}: {what}. {gradients}. '
-            f'Images of the batch: {names_of(data_batch)}'
-        )
+        message = f'iteration {runner.iter + 1}: {wrong_part}: {what}. {gradients}. Images of the batch: {images}'
         if self.action == 'skip':
             self.total += 1
             self.in_a_row += 1
@@ -127,16 +139,20 @@ class NonFiniteHook(Hook):
 
 
 def describe_gradients(model: nn.Module) -> str:
-    """Describe the non-finite gradients, and the finite ones with the largest norms."""
+    """Describe the non-finite gradients of all processes, and the finite ones with the largest norms."""
     norms: Dict[str, float] = {}
     wrong = []
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
+        name = name.replace('_fsdp_wrapped_module.', '')
         if torch.isfinite(parameter.grad).all():
             norms[name] = parameter.grad.double().norm().item()
         else:
             wrong.append(name)
+    parts = all_gather_object((wrong, norms))
+    wrong = list(dict.fromkeys(name for names, _ in parts for name in names))
+    norms = {name: norm for _, finite in parts for name, norm in finite.items() if name not in wrong}
     largest = sorted(norms, key=lambda name: norms[name], reverse=True)[:SHOWN]
     more = ', ...' if len(wrong) > SHOWN else ''
     named = ', '.join(f'{name} {norms[name]:.3g}' for name in largest) or 'none'

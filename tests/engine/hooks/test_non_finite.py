@@ -1,12 +1,15 @@
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from harness import ROOT, run_ranks
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from mmengine.utils import digit_version
 from torch import nn
 
 from fcvit_mm.engine.hooks.non_finite import NonFiniteError, NonFiniteHook
@@ -124,6 +127,51 @@ def test_too_many_skipped_steps_in_a_row_end_training(tmp_path, monkeypatch):
     monkeypatch.setattr(Net, 'forward', lambda self, **batch: dict(loss=self.fc.weight.sum() * math.nan))
     runner, error = train(tmp_path, 'none', action='skip', max_skips=3)
     assert '3 steps in a row were skipped' in error and runner.iter == 2
+
+
+#: Trains with FSDP: each of two processes has the gradients of some parameters only.
+RANK = """
+import logging, sys
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from mmengine.optim import OptimWrapper
+from torch.distributed.fsdp import FullyShardedDataParallel
+sys.path[:0] = PATHS
+from test_non_finite import BAD, Batches, Net, NonFiniteHook
+
+logging.basicConfig(stream=sys.stdout)
+torch.distributed.init_process_group('gloo')
+rank = torch.distributed.get_rank()
+torch.manual_seed(0)
+model = FullyShardedDataParallel(Net(sys.argv[1]), use_orig_params=True, device_id=torch.device('cpu'))
+wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=0.1))
+runner = SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, logger=logging.getLogger())
+hook = NonFiniteHook('skip')
+hook.before_train(runner)
+for runner.iter in range(BAD + 2):
+    batch = Batches()[runner.iter if rank == 1 else 7]
+    hook.before_train_iter(runner, 0, batch)
+    loss = model(**batch)['loss']
+    wrapper.update_params(loss)
+    hook.after_train_iter(runner, 0, batch, dict(loss=loss))
+print('skips', hook.total, 'steps', {int(state['step']) for state in wrapper.optimizer.state.values()})
+"""
+
+
+@pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.4'), reason='older: no FSDP over gloo')
+@pytest.mark.parametrize(
+    'trouble, words',
+    [
+        ('input', r'iteration 4: non-finite loss of process 1: loss = nan. 4 of 4 gradients .* batch: 3.jpg. The step'),
+        ('gradient', r'iteration 4: non-finite gradients: .* 1 of 4 .* \(fc.bias\); .* batch: 7.jpg, 3.jpg. The step'),
+    ],
+)
+def test_all_processes_skip_a_step_of_which_one_has_the_gradients(trouble, words, tmp_path):
+    script = tmp_path / 'rank.py'
+    script.write_text(f'PATHS = {[str(Path(__file__).parent), str(ROOT / "tests")]}\n{RANK}')
+    for process in run_ranks(2, str(script), trouble):
+        assert re.search(words, process.stdout) and 'skips 1 steps {4}' in process.stdout, process.stdout
 
 
 @pytest.mark.parametrize(
