@@ -2,7 +2,7 @@
 
 import html
 import traceback
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import numpy as np
 
@@ -92,8 +92,9 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
         text = f'{name}, an image of {size} pixels{reduced}: {found.seconds:.2f} s to predict and draw{rest}'
         return answer(format_message(text), found.drawn, found.similarity)
 
-    def show(found: Optional[Similarity], title: str) -> Optional[List[Tuple[np.ndarray, str]]]:
-        return draw_similarity(found, title) if found is not None and title in found.maps else None
+    def show(found: Optional[Similarity], title: str) -> Any:
+        # Gradio deletes files of a component that answer() has changed only if they are handed over as a change, too.
+        return gradio.Gallery(value=draw_similarity(found, title) if found and title in found.maps else None)
 
     with gradio.Blocks(title='fcvit_mm', analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown(

@@ -1,5 +1,6 @@
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,9 +30,8 @@ def write_model(folder, name):
     return Model(str(config), str(folder / 'epoch_1.pth'))
 
 
-@pytest.fixture
-def served(tmp_path):
-    """Serve the page with a valid model and a corrupt one, and return its URL."""
+@contextmanager
+def serve(tmp_path):
     pytest.importorskip('gradio')
     pytest.importorskip('mmpretrain')
     good = write_model(tmp_path / 'run', 'fcvit_tiny_shapes')
@@ -51,3 +51,15 @@ def served(tmp_path):
     server.should_exit = True
     thread.join(20)
     listening.close()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Context manager that serves the page with a valid model and a corrupt one, and returns its URL."""
+    return serve(tmp_path)
+
+
+@pytest.fixture
+def served(server):
+    with server as url:
+        yield url
