@@ -200,5 +200,6 @@ def write_files(folder: str, files: Dict[str, bytes], force: bool = False) -> Li
     contents = {os.path.join(folder, name): data for name, data in files.items()}
     existing = [path for path in contents if os.path.exists(path)]
     if existing and not force:
-        raise CheckpointError(f'{some(existing)} already exists: give another name, or --force to overwrite it')
+        exist, them = ('exists', 'it') if len(existing) == 1 else ('exist', 'them')
+        raise CheckpointError(f'{some(existing)} already {exist}: give another name, or --force to overwrite {them}')
     return write_all_atomic(contents)

@@ -60,7 +60,7 @@ def test_file_contains_only_weights_and_plain_data(micro, tmp_path):
     assert (meta['epoch'], meta['seed']) == (3, 7) and not {'cfg', 'hook_msgs'} & set(meta)
     assert b'somebody' not in path.read_bytes()
     # The same weights get the same name, and existing files are not overwritten.
-    with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md.* already exists: .* --force'):
+    with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md, .* already exist: .* --force to overwrite them'):
         publish(micro.checkpoint, tmp_path)
     assert publish(micro.checkpoint, tmp_path, '--force') == {}
 
