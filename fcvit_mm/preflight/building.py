@@ -184,17 +184,30 @@ def build_loop(runner: Runner, split: str) -> Any:
 
 
 def backend_problems(cfg: Config) -> List[str]:
-    """Check that the packages of a visualizer's backends are installed."""
+    """Build a visualizer's backends, which starts none of MMEngine's, and check that their packages are installed."""
     problems = []
     for node in walk((cfg.get('visualizer') or {}).get('vis_backends')):
-        package = BACKEND_PACKAGES.get(type_name(node))
-        if package is None or importlib.util.find_spec(package) is not None:
-            continue
+        kind, name = node.get('type'), type_name(node)
+        if not name:
+            continue  # an argument of a backend
         try:
+            known = kind if inspect.isclass(kind) else VISBACKENDS.get(name)
+            if known is not None and not known.__module__.startswith('mmengine.'):
+                continue  # its constructor may start it
             with scratch_folder() as folder, quiet():
-                VISBACKENDS.build({**node, 'save_dir': folder})._init_env()
+                backend = VISBACKENDS.build({**node, 'save_dir': folder})
+                package = BACKEND_PACKAGES.get(name)
+                if package is not None and importlib.util.find_spec(package) is None:
+                    backend._init_env()
         except ImportError as error:  # it names the packages to install
-            problems.append(f'visualizer.vis_backends: {type_name(node)} needs a package that is missing: {error}')
+            problems.append(
+                f'visualizer.vis_backends: {name} needs a package that is missing: {error}, or remove the backend'
+            )
+        except Exception as error:
+            # Broad, because some constructors check their arguments with assert.
+            message = short_message(error)
+            end = '' if message.endswith('?') else '.'
+            problems.append(f'visualizer.vis_backends: {message}{end} {advice_for(error, "Correct the config")}')
     return problems
 
 

@@ -76,7 +76,10 @@ def parameters_of_failing(error: BaseException) -> List[str]:
         for frame, _ in traceback.walk_tb(error.__traceback__)
         if frame.f_code.co_name == 'build_from_cfg'
     ] or [LOOPS.get(str(error).partition('.')[0])]
-    return [each.name for each in parameters_of(classes[-1])] if inspect.isclass(classes[-1]) else []
+    if not inspect.isclass(classes[-1]):
+        return []
+    found = parameters_of(classes[-1])
+    return [each.name for each in found if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
 
 
 def registered_names(kind: str) -> List[str]:

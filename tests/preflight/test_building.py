@@ -107,6 +107,21 @@ def test_configs_are_not_formatted(make_config, monkeypatch):
             {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]},
             'visualizer.vis_backends: NeptuneVisBackend needs a package that is missing: Please run "pip install',
         ),
+        (
+            {'visualizer.vis_backends': [dict(type='TensorboardVisBackend', init_kwargs=dict(project='shapes'))]},
+            'visualizer.vis_backends: TensorboardVisBackend.__init__() got an unexpected keyword argument '
+            "'init_kwargs'. Correct",
+        ),
+        (
+            {'visualizer.vis_backends': [dict(type='WandbVisBackend', init_kwarg=dict(project='shapes'))]},
+            "visualizer.vis_backends: WandbVisBackend.__init__() got an unexpected keyword argument 'init_kwarg'; did "
+            "you mean 'init_kwargs'? ",
+        ),
+        (
+            {'visualizer.vis_backends': [dict(type='TensorBoardVisBackend')]},
+            'visualizer.vis_backends: TensorBoardVisBackend is not in the mmengine::vis_backend registry; did you mean '
+            "'TensorboardVisBackend'? ",
+        ),
     ],
 )
 def test_components_that_cannot_be_built(make_config, options, message):
