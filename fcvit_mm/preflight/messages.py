@@ -18,6 +18,19 @@ from .log import shorten
 SIMILAR = 0.8
 #: Pattern of the types of values that Python's errors name.
 TYPES = 'str|NoneType|list|tuple|int|float'
+#: Arguments of MMDetection 2.x, MMSegmentation 0.x and MMClassification 0.x, and what replaces them.
+RENAMED_ARGUMENTS = {
+    'ann_dir': 'data_prefix=dict(seg_map_path=...)',
+    'classes': 'metainfo=dict(classes=...)',
+    'flip_prob': 'prob',
+    'flip_ratio': 'prob',
+    'img_dir': 'data_prefix=dict(img_path=...)',
+    'img_prefix': 'data_prefix=dict(img=...)',
+    'img_scale': 'scale',
+    'seg_prefix': 'data_prefix=dict(seg=...)',
+    'size': 'scale',
+    'split': 'ann_file',
+}
 
 
 def short_message(error: Exception) -> str:
@@ -28,7 +41,13 @@ def short_message(error: Exception) -> str:
         return found[0] + near_registered(found[1], found[2].rpartition('::')[2])
     message = re.sub(r"\. Did you mean '\w+'\?$", '', message)  # of Python 3.13, for classes in Python only
     found = re.search(r"got an unexpected keyword argument '(\w+)'$", message)
-    near = get_close_matches(found[1], parameters_of_failing(error), 1) if found else []
+    if not found:
+        return message
+    known = parameters_of_failing(error)
+    new = RENAMED_ARGUMENTS.get(found[1], '')
+    if new.partition('=')[0] in known:
+        return f'{message}; since OpenMMLab 2.0 it is {new}'
+    near = get_close_matches(found[1], known, 1)
     return message + (f'; did you mean {near[0]!r}?' if near else '')
 
 

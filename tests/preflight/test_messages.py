@@ -1,5 +1,5 @@
 import pytest
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.registry import DATASETS, HOOKS, TRANSFORMS, DefaultScope
 
 from fcvit_mm.preflight.messages import name_values, near_registered, registered_names, short_message
 
@@ -21,6 +21,22 @@ def test_messages_for_objects_that_cannot_be_built(config, message):
         HOOKS.build(config)
     found = short_message(caught.value)
     assert found == message or found == message.replace('mmengine::', '')
+
+
+@pytest.mark.parametrize(
+    ('registry', 'config', 'message'),
+    [
+        (DATASETS, dict(type='CocoDataset', classes=('cat',)), "'classes'; since OpenMMLab 2.0 it is metainfo="),
+        (DATASETS, dict(type='CocoDataset', img_prefix='a'), "'img_prefix'; since OpenMMLab 2.0 it is data_prefix="),
+        (TRANSFORMS, dict(type='Resize', img_scale=(9, 9)), "'img_scale'; since OpenMMLab 2.0 it is scale"),
+        (TRANSFORMS, dict(type='Mosaic', scale=(9, 9)), "'scale'; did you mean 'img_scale'?"),
+    ],
+)
+def test_arguments_of_older_versions(registry, config, message):
+    pytest.importorskip('mmdet.datasets')
+    with DefaultScope.overwrite_default_scope('mmdet'), pytest.raises(TypeError) as caught:
+        registry.build(config)
+    assert message in short_message(caught.value)
 
 
 def test_registered_names_of_all_libraries():
