@@ -139,9 +139,13 @@ def class_numbers(cfg: dict) -> Iterator[ClassNumber]:
             for index, child in enumerate(node):
                 yield from visit(child, f'{name}.{index}')
 
-    # mmpretrain's preprocessor builds the one-hot labels for Mixup and CutMix.
-    yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
     place, model = find_inner_model(cfg.get('model') or {})
+    own = model.get('data_preprocessor')
+    preprocessor = own or cfg.get('data_preprocessor') or {}
+    # mmpretrain's preprocessor reads the number for one-hot labels only, such as those for Mixup and CutMix.
+    if preprocessor.get('to_onehot') or preprocessor.get('batch_augments') or model.get('train_cfg'):
+        name = f'{place}.data_preprocessor' if own else 'data_preprocessor'
+        yield from visit({'num_classes': preprocessor.get('num_classes')}, name)
     for key in HEADS:
         if key in model:
             yield from visit(model[key], f'{place}.{key}')

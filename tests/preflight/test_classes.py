@@ -19,8 +19,6 @@ def test_number_of_classes_that_differs_from_the_data_set(make_config):
         'train_dataloader, val_dataloader: model.head.num_classes is 3, but the data set has 5 classes (circle, cross'
     )
     cfg.model.head.num_classes = 5
-    cfg.data_preprocessor.num_classes = 1000
-    assert 'data_preprocessor.num_classes is 1000' in problems(cfg)[0]
     cfg.data_preprocessor.num_classes = 5
     cfg.train_dataloader.dataset.type = 'ImageNet'
     found = '\n'.join(problems(cfg))
@@ -30,6 +28,26 @@ def test_number_of_classes_that_differs_from_the_data_set(make_config):
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=folder, pipeline=pipeline)
     check_training(cfg)
+
+
+@pytest.mark.parametrize(
+    'options, place',
+    [
+        ({}, 'data_preprocessor'),  # Mixup and CutMix in model.train_cfg
+        ({'model.train_cfg': None}, None),
+        ({'model.train_cfg': None, 'data_preprocessor.to_onehot': True}, 'data_preprocessor'),
+        (
+            {'model.data_preprocessor': dict(num_classes=1000), 'data_preprocessor.num_classes': None},
+            'model.data_preprocessor',
+        ),
+    ],
+)
+def test_number_of_classes_of_one_hot_labels(make_config, options, place):
+    """Without one-hot labels, the preprocessor does not read the number, which configs for ImageNet set to 1000."""
+    cfg, _ = make_config('classification', {'data_preprocessor.num_classes': 1000, **options})
+    found = data_problems(cfg, ['train_dataloader'])
+    assert len(found) == bool(place)
+    assert not found or f'{place}.num_classes is 1000, but the data set has 5 classes' in found[0]
 
 
 def test_classes_of_mask2former(make_config):
