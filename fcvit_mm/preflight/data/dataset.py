@@ -141,7 +141,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         )
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
-    report_repeated_classes(dataset_cfg, classes)
+    report_repeated_classes(dataset, classes)
     problems = link_problems(listed, len(dataset), allowed, limit)
     problems = problems or list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
     if problems:
@@ -158,14 +158,20 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     return Leaf(dataset, classes, problems, api, frozenset(raw), frozenset(labels))
 
 
-def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
-    """Log a warning if several classes have the same name: they are learned as different ones."""
+def report_repeated_classes(dataset: BaseDataset, classes: Any) -> None:
+    """Log a warning if several classes have the same name: they are learned as different ones.
+
+    Published classes are not reported, such as the two cranes of ImageNet.
+    """
+    kind = type(dataset)
+    if kind.__module__.startswith(('mmdet.', 'mmpretrain.', 'mmseg.')) and classes == kind.METAINFO.get('classes'):
+        return
     names = list(classes or ()) if isinstance(classes, (list, tuple)) else []
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         places = [index for index, name in enumerate(names) if name == twice[0]]
         log_warning(
-            f'{type_name(dataset_cfg)}: metainfo.classes has {shorten(map(repr, twice))} more than once (labels '
+            f'{kind.__name__}: metainfo.classes has {shorten(map(repr, twice))} more than once (labels '
             f'{shorten(places)}), which are learned as different classes: correct the names, unless this is intended'
         )
 

@@ -212,6 +212,16 @@ def test_duplicate_class_names_are_a_warning(make_config, logged):
     ) in logged
 
 
+def test_duplicate_class_names_of_a_library_are_not_reported(make_config, logged):
+    """ImageNet has two cranes."""
+    cfg, data = make_config('classification', {'train_dataloader.dataset.type': 'ImageNet'})
+    images = sorted(path.relative_to(data / 'train') for path in (data / 'train').glob('*/*'))
+    (data / 'train.txt').write_text(''.join(f'{path} 0\n' for path in images))
+    cfg.train_dataloader.dataset.update(data_root=str(data), data_prefix='train', ann_file='train.txt')
+    (problem,) = data_problems(cfg, ['train_dataloader'])
+    assert 'has 1000 classes' in problem and not [line for line in logged if 'more than once' in line]
+
+
 def test_data_prefix_that_is_a_string(make_config):
     cfg, _ = make_config('detection')
     cfg.train_dataloader.dataset.data_prefix = 'train2017/'
