@@ -58,7 +58,8 @@ def loading_steps(dataset: Any) -> Optional[Callable[[dict], dict]]:
     maps = [step for step in steps if getattr(step, 'with_seg', False) and step not in images]
 
     def read(info: dict) -> dict:
-        results: Any = dict(info)
+        # Steps append to lists, as mmseg's LoadAnnotations does to seg_fields: the data set loads its entry again.
+        results: Any = {key: list(value) if isinstance(value, list) else value for key, value in info.items()}
         for step in [*images, *(maps if info.get('seg_map_path') else ())]:
             results = step(results)
             if results is None:
