@@ -98,6 +98,16 @@ ADVICE = (
         'step, or use CachedMosaic or CachedMixUp',
     ),
     (
+        r'selected index k out of range',
+        'The detector has fewer predictions than model.test_cfg.max_per_img: lower that to num_queries (times '
+        'num_classes, if its loss_cls uses sigmoid)',
+    ),
+    (
+        r'Key \w+ is not in available keys',
+        "albumentations 1.4 refuses what mmseg's Albu passes to it: pip install 'albumentations>=2', or "
+        "'albumentations<1.4'",
+    ),
+    (
         r'device-side assert',
         'A label or an index is out of range. A GPU reports this late and without the place: run the command once on '
         'the CPU, where the message names it, with CUDA_VISIBLE_DEVICES=-1 in the environment',

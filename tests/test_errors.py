@@ -119,6 +119,8 @@ def test_library_error_names_the_action_and_a_solution():
         (RuntimeError('stack expects each tensor to be equal size, but got'), 'or let the pipeline resize or crop'),
         (IndexError('Target 255 is out of bounds.'), 'neither a class .* nor the ignored label.*seg_pad_val'),
         (AttributeError("'InstanceData' object has no attribute 'masks'"), 'LoadAnnotations.with_mask=True'),
+        (RuntimeError('selected index k out of range'), 'lower that to num_queries'),
+        (ValueError('Key img_path is not in available keys.'), 'albumentations>=2'),
         (OSError(28, 'No space left on device'), 'Free disk space'),
         (RuntimeError('CUDA error: device-side assert triggered'), 'on the CPU, .*CUDA_VISIBLE_DEVICES=-1'),
         (RuntimeError('CUDA error: no kernel image is available for execution'), 'has no kernels for this GPU'),

@@ -30,6 +30,7 @@ from .load import (
     Meta,
     NetworkError,
     check_channels,
+    check_has_pipeline,
     image_reader,
     input_channels,
     meta_of,
@@ -66,9 +67,11 @@ def build_drawer(
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or belongs to another model.
-        NetworkError: Raised by the function if the image has the wrong number of channels.
+        NetworkError: The config has no test pipeline. Raised by the function if the image has the wrong number of
+            channels.
     """
     task = task_of(cfg)
+    check_has_pipeline(cfg)
     checkpoint = fetch_checkpoint(checkpoint)
     content = read_trained(checkpoint)
     report_other_normalization(cfg, content, checkpoint)

@@ -409,6 +409,19 @@ class Pipeline(NamedTuple):
     packing: List[Any]
 
 
+def check_has_pipeline(cfg: Config) -> None:
+    """Check that a config has a test pipeline.
+
+    Raises:
+        NetworkError: It has no ``test_dataloader``, or one without a data set.
+    """
+    if not (cfg.get('test_dataloader') or {}).get('dataset'):
+        raise NetworkError(
+            f'{cfg.filename} has no test_dataloader, whose pipeline prepares the images: add one to the config, such '
+            'as test_dataloader = val_dataloader'
+        )
+
+
 def split_pipeline(cfg: Config) -> Pipeline:
     """Return the steps of a config's test pipeline, without those that load annotations."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')

@@ -54,6 +54,12 @@ from .work_dir import folder_to_write_problems, work_dir_problems
 
 #: Parts of a config that testing reads.
 READ_BY_TESTS = ('model', 'data_preprocessor', 'test_dataloader', 'test_evaluator', 'test_cfg')
+#: Data loader -> the end of the message for a config without it.
+ADVICE_WITHOUT_LOADER = {
+    'val_dataloader': NO_VALIDATION,
+    'test_dataloader': '. To test on the validation data, set in the config: test_dataloader = val_dataloader, '
+    'test_evaluator = val_evaluator, test_cfg = dict()',
+}
 
 
 class Samples(NamedTuple):
@@ -195,7 +201,7 @@ def data_problems(
     numbers = list(class_numbers(cfg))
     for number, name in enumerate(loaders):
         if not cfg.get(name):
-            problems.append(f'the config has no {name}{NO_VALIDATION if name == "val_dataloader" else ""}')
+            problems.append(f'the config has no {name}{ADVICE_WITHOUT_LOADER.get(name, "")}')
             continue
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():

@@ -26,6 +26,8 @@ from .work_dir import disk_problems
 
 #: Number of training steps; the first one allocates memory, the others are timed.
 STEPS = 3
+#: What stands for the names of the metrics if there are none.
+NO_METRICS = 'none of these predictions (the trained model may predict more)'
 
 
 class Trial(NamedTuple):
@@ -256,7 +258,7 @@ def format_trial(found: Trial, num_workers: int) -> str:
             (
                 'validation',
                 f'{found.validations} times {found.val_batches} batches, about {duration(validating)} in total, '
-                f'estimated from one batch; metrics: {", ".join(found.metrics)}',
+                f'estimated from one batch; metrics: {", ".join(found.metrics) or NO_METRICS}',
             )
         )
     rows.append(

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from fcvit_mm.apis import draw
 from fcvit_mm.apis.draw import build_drawer, draw_images, draw_sample, draw_video
-from fcvit_mm.apis.load import image_reader, load_network
+from fcvit_mm.apis.load import NetworkError, image_reader, load_network
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import LibraryError
 from fcvit_mm.images import ImageError, find_inputs
@@ -118,6 +118,13 @@ def test_invalid_videos_are_refused(tmp_path):
     with pytest.raises(ImageError, match=r'v.mp4 \(100 bytes\) has no frame that can be decoded'):
         draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
     assert not list((tmp_path / 'out').iterdir())
+
+
+def test_config_without_test_dataloader(tmp_path):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'a.py').write_text("default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n")
+    with pytest.raises(NetworkError, match='a.py has no test_dataloader, whose .*test_dataloader = val_dataloader'):
+        build_drawer(load_config(str(tmp_path / 'a.py')), 'a.pth', 'cpu')
 
 
 @pytest.mark.parametrize('name', ['grey.jpg', 'rgba.png', 'bands8.tif', 'array25.npy'])

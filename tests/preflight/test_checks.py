@@ -173,6 +173,15 @@ def test_missing_annotation_file_of_the_test_evaluator(make_config, tmp_path):
         check_testing(cfg, str(tmp_path / 'a.pth'))
 
 
+def test_config_without_test_dataloader(make_config, tmp_path):
+    cfg, _ = make_config('detection')
+    torch.save({'state_dict': {}}, tmp_path / 'a.pth')
+    cfg.test_dataloader = None
+    with pytest.raises(PreflightError, match='the config has no test_dataloader. To test .* test_cfg = dict') as caught:
+        check_testing(cfg, str(tmp_path / 'a.pth'))
+    assert len(caught.value.problems) == 1
+
+
 def test_time_of_the_checks_is_logged(make_config, monkeypatch):
     lines = []
     monkeypatch.setattr(log, 'print_log', lambda text, **options: lines.append(text))

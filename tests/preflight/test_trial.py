@@ -42,6 +42,7 @@ def test_report_of_a_trial(trial, tmp_path):
         'checkpoints +at most 3 files of',
     ):
         assert re.search(words, text), text
+    assert 'metrics: none of these predictions' in format_trial(found._replace(metrics=[]), 0)
     assert not (tmp_path / 'w').exists()
     # No logger has a handler for a file in the removed folder of the trial.
     files = [

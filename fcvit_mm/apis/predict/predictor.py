@@ -22,7 +22,16 @@ from ...engine.config import task_of
 from ...engine.machine import adapt_to_machine, replace_sync_bn
 from ...errors import library_errors
 from ...inference import optimize_for_inference
-from ..load import Meta, build_model, image_reader, input_channels, meta_of, read_trained, split_pipeline
+from ..load import (
+    Meta,
+    build_model,
+    check_has_pipeline,
+    image_reader,
+    input_channels,
+    meta_of,
+    read_trained,
+    split_pipeline,
+)
 from ..normalization import report_other_normalization
 from .options import Options, check_options
 from .preparation import Loaded, prepare, without_loading_steps
@@ -59,10 +68,7 @@ class BatchPredictor:
                 'model = dict(test_cfg=dict(mode="whole"))'
             )
         adapt_to_machine(cfg)
-        if not (cfg.get('test_dataloader') or {}).get('dataset'):
-            raise PredictionError(
-                f'{cfg.filename} has no test_dataloader, whose pipeline prepares the images: add one to the config'
-            )
+        check_has_pipeline(cfg)
         content = read_trained(checkpoint)
         report_other_normalization(cfg, content, checkpoint)
         model = build_model(cfg)
