@@ -41,6 +41,7 @@ from .model import (
     one_class_problems,
     optimizer_problems,
     report_order_of_outputs,
+    report_replaced_settings,
     report_unsummed_losses,
 )
 from .overlap import report_overlap, report_shared_annotations, sources_of
@@ -131,6 +132,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += prediction_problems(cfg) if validates else []
     report_order_of_outputs(cfg)
+    report_replaced_settings(cfg)
     report_unsummed_losses(cfg)
     problems += channel_problems(cfg) or stride_problems(cfg) + gradient_problems(cfg)
     if building and not of_loops:

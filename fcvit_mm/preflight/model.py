@@ -2,7 +2,7 @@
 
 import copy
 from difflib import get_close_matches
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -21,6 +21,7 @@ from .batches import segmentation_heads
 from .contexts import quiet
 from .log import log_warning
 from .messages import parameters_of
+from .misspelt_arguments import nodes_of
 
 #: Library -> argument of a head with its losses, and shapes of scores and labels for these losses with one class.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
@@ -147,6 +148,47 @@ def report_unsummed_losses(cfg: Config) -> None:
             f'model: loss_name={name!r} does not contain "loss", so this loss is logged but not trained: give '
             f"loss_name='loss_{name}'"
         )
+
+
+def report_replaced_settings(cfg: Config) -> None:
+    """Log a warning for ``train_cfg`` and ``test_cfg`` of a component where the model's own settings replace them.
+
+    mmdet's detectors do so. What was given is not even read, so its mistakes go unnoticed.
+    """
+    place, model = find_inner_model(cfg.get('model') or {})
+    given = [
+        (name, key, node[key])
+        for name, registry, node in nodes_of(cfg)
+        for key in ('train_cfg', 'test_cfg')
+        if registry is MODELS and name.startswith(f'{place}.') and isinstance(node.get(key), dict)
+    ]
+    built = built_model(cfg, 'meta') if given else None
+    if built is None:
+        return
+    for name, key, settings in given:
+        try:
+            used = getattr(built.get_submodule(name.partition('.')[2]), key, settings)
+        except AttributeError:
+            continue
+        replaced = [
+            each for each in differing(settings, used) if any(each in part for part in parts_of(model.get(key)))
+        ]
+        if replaced:
+            names = ', '.join(f'{name}.{key}.{each}' for each in replaced)
+            log_warning(f'{names}: the settings in {place}.{key} replace these. Set them there')
+
+
+def differing(given: dict, used: Any) -> List[str]:
+    """Return the keys of settings whose values are others in the built model."""
+    return [key for key, value in given.items() if not isinstance(used, dict) or used.get(key) != value]
+
+
+def parts_of(settings: Any) -> Iterator[dict]:
+    """Yield the settings of a model, and those of its components in them, such as ``rpn`` and ``rcnn``."""
+    if isinstance(settings, dict):
+        yield settings
+    for each in settings.values() if isinstance(settings, dict) else settings or ():
+        yield from parts_of(each) if isinstance(each, (dict, list, tuple)) else ()
 
 
 def class_weight_problems(cfg: Config) -> List[str]:

@@ -1,6 +1,7 @@
 import pytest
 from harness import LIBRARIES
 
+from fcvit_mm.apis.stock import read_stock
 from fcvit_mm.preflight import model
 from fcvit_mm.preflight.checks import check_training, data_problems
 from fcvit_mm.preflight.model import (
@@ -10,6 +11,7 @@ from fcvit_mm.preflight.model import (
     one_class_problems,
     optimizer_problems,
     report_order_of_outputs,
+    report_replaced_settings,
 )
 
 RESNET = [256, 512, 1024, 2048]
@@ -67,6 +69,28 @@ def test_in_index_from_coarse_to_fine_is_a_warning(make_config, logged):
 def test_in_index_from_fine_to_coarse_has_no_warning(make_config, logged):
     report_order_of_outputs(make_config('segmentation')[0])
     report_order_of_outputs(make_config('segmentation', {'model.auxiliary_head': None})[0])
+    assert logged == []
+
+
+@pytest.mark.parametrize('name', ['model.roi_head.train_cfg', 'model.rpn_head.train_cfg'])
+def test_settings_that_a_detector_replaces_by_its_own(make_config, logged, name):
+    cfg, _ = make_config('detection')
+    cfg.merge_from_dict({f'{name}.more': 1})  # a key that the model does not set is kept
+    report_replaced_settings(cfg)
+    assert logged == []
+    cfg.merge_from_dict({f'{name}.assigner': dict(type='NoSuchAssigner'), f'{name}.pos_weight': 2})
+    report_replaced_settings(cfg)
+    assert logged == [
+        f'{name}.assigner, {name}.pos_weight: the settings in model.train_cfg replace these. Set them there'
+    ]
+
+
+def test_settings_that_a_head_keeps_are_not_reported(make_config, logged):
+    pytest.importorskip('mmdet')  # mmseg's Mask2Former is built on it
+    cfg, _ = make_config('segmentation')
+    cfg.model = read_stock('mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024').model
+    assert cfg.model.decode_head.train_cfg
+    report_replaced_settings(cfg)
     assert logged == []
 
 
