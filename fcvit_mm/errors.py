@@ -98,6 +98,11 @@ ADVICE = (
         'step, or use CachedMosaic or CachedMixUp',
     ),
     (
+        r'too many indices for tensor of dimension 1',
+        "If a loss has class_weight and avg_non_ignore=True, omit one of them: some versions of mmseg's "
+        'CrossEntropyLoss cannot combine them',
+    ),
+    (
         r'selected index k out of range',
         'The detector has fewer predictions than model.test_cfg.max_per_img: lower that to num_queries (times '
         'num_classes, if its loss_cls uses sigmoid)',

@@ -120,6 +120,7 @@ def test_library_error_names_the_action_and_a_solution():
         (IndexError('Target 255 is out of bounds.'), 'neither a class .* nor the ignored label.*seg_pad_val'),
         (AttributeError("'InstanceData' object has no attribute 'masks'"), 'LoadAnnotations.with_mask=True'),
         (RuntimeError('selected index k out of range'), 'lower that to num_queries'),
+        (IndexError('too many indices for tensor of dimension 1'), 'class_weight and avg_non_ignore=True'),
         (ValueError('Key img_path is not in available keys.'), 'albumentations>=2'),
         (OSError(28, 'No space left on device'), 'Free disk space'),
         (RuntimeError('CUDA error: device-side assert triggered'), 'on the CPU, .*CUDA_VISIBLE_DEVICES=-1'),
