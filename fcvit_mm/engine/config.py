@@ -345,6 +345,8 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
     for name in sorted(assigned - used - read):
         places = [INSERTED_INTO[name]] if name in INSERTED_INTO else list(names_ending_in(cfg, name, read))
         near = get_close_matches(name, read, 1, MISSPELT)
+        if any(value_at(cfg, place) == cfg.get(name) for each in places for place in each.split(', ')):
+            continue  # the value is in use, inherited or written out
         if places:
             texts.append(
                 f'sets {name}, which nothing reads: inherited files inserted their variables when they were read. Set '
@@ -379,6 +381,18 @@ INSERTED_INTO = {
 def read_keys() -> Set[str]:
     """Return the keys of a config that a runner, MMEngine, the libraries' tools or this package read."""
     return {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters, *ALSO_READ} - {'cfg'}
+
+
+def value_at(cfg: Config, name: str) -> Any:
+    """Return the value at a dotted name of a config; ``None`` if there is none."""
+    first, *parts = name.split('.')
+    node = cfg.get(first)
+    for part in parts:
+        if isinstance(node, (list, tuple)):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def names_ending_in(cfg: Config, key: str, parts: Set[str]) -> Iterator[str]:

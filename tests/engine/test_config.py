@@ -94,6 +94,7 @@ def test_options_that_only_the_runner_reads(write, capsys):
         ),
         ("fp16 = dict(loss_scale='dynamic')", r'which nothing reads. Today: fp16 is --amp, or optim_wrapper.type='),
         ("data_root = 'mine/'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
+        ("dataset_type = 'ADE20KDataset'", ''),  # the inherited value
         ("load_from = 'a.pth'\nrandomness = dict(seed=1)\ncustom_imports = dict(imports=['fcvit_mm'])", ''),
     ],
 )
