@@ -190,6 +190,10 @@ def class_number_problems(
             found = ', '.join(f'{each.name} is {each.value}' for each in wrong)
             options = ' '.join(f'{each.name}={len(names)}' for each in wrong)
             advice = f'--cfg-options {options}, or correct metainfo.classes of the data set'
+            value = wrong[0].value
+            if value < len(names) and all(each.value == value for each in wrong):
+                # Fewer than the data set has by default, so somebody set the number.
+                advice = f'give the data set metainfo=dict(classes=...) with {value} names, or --cfg-options {options}'
             for path, learned in trained.items():
                 if all(each.value == len(learned) for each in wrong):
                     advice = (

@@ -86,6 +86,11 @@ def test_numbers_of_classes_of_several_heads_are_one_problem():
         'has 2 classes (cat, dog): --cfg-options model.roi_head.bbox_head.0.num_classes=2 '
         'model.roi_head.bbox_head.1.num_classes=2, or correct metainfo.classes of the data set'
     ]
+    (problem,) = class_number_problems(('cat', 'dog', 'cow'), {}, numbers[2:], {})
+    assert problem == (
+        'model.roi_head.bbox_head.2.num_classes is 2, but the data set has 3 classes (cat, dog, cow): give the data '
+        'set metainfo=dict(classes=...) with 2 names, or --cfg-options model.roi_head.bbox_head.2.num_classes=3'
+    )
 
 
 def test_checkpoint_with_classes_in_another_order(make_config, logged, tmp_path):
