@@ -15,6 +15,7 @@ import torch.nn as nn
 from mmengine.dist import barrier, get_dist_info, is_distributed
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
@@ -267,18 +268,19 @@ def _is_past(name: str, stages: int) -> bool:
     return parts[0] == 'stages' and int(parts[1]) >= stages
 
 
-def allow_numpy_scalars() -> None:
-    """Let ``torch.load(weights_only=True)`` read NumPy scalars of any type, as MMEngine stores metrics.
+def allow_values_of_runs() -> None:
+    """Let ``torch.load(weights_only=True)`` read NumPy scalars of any type (metrics) and the state of ``OneCycleLR``.
 
-    MMEngine allows three types. For other types, such as the float32 of an mIoU, it logs a warning and loads the file
-    in a way that could run code.
+    MMEngine allows three types of scalars. For other values, such as the float32 of an mIoU, it logs a warning and
+    loads the file in a way that could run code.
     """
     codes = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
     if hasattr(torch.serialization, 'add_safe_globals'):  # from torch 2.4 on
-        torch.serialization.add_safe_globals(list({type(np.dtype(code)) for code in codes}))
+        kinds: List[Any] = list({type(np.dtype(code)) for code in codes})
+        torch.serialization.add_safe_globals([*kinds, OneCycleParamScheduler])
 
 
-allow_numpy_scalars()
+allow_values_of_runs()
 
 
 def load_complete(model: nn.Module, checkpoint: str) -> None:

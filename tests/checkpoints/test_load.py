@@ -16,6 +16,7 @@ import torch
 import torch.nn as nn
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from networks import NETWORKS, build
@@ -587,6 +588,13 @@ def test_torch_reads_numbers_of_numpy_safely(tmp_path):
     for _ in range(2):  # torch forgets, at the end, what the context allows, and what was allowed before as well
         with torch.serialization.safe_globals(get_torch_safe_globals()):
             assert torch.load(tmp_path / 'a.pth', weights_only=True) == numbers
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, 'get_safe_globals'), reason='older torch')
+def test_state_of_one_cycle_schedules_is_read_without_running_code(tmp_path):
+    """Otherwise MMEngine logs a warning, and loads the file in a way that could run code."""
+    torch.save({'param_schedulers': OneCycleParamScheduler}, tmp_path / 'a.pth')
+    assert torch.load(tmp_path / 'a.pth', weights_only=True)['param_schedulers'] is OneCycleParamScheduler
 
 
 @pytest.mark.skipif(not hasattr(torch, 'float8_e4m3fn'), reason='torch without floats of 8 bits')

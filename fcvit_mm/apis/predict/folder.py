@@ -142,13 +142,21 @@ def compare_settings(out: str, settings: Dict[str, Any]) -> Dict[str, Any]:
                 'overwrite it: give another folder'
             )
         return {}
-    differ = [key for key in settings if found.get(key) != settings[key]]
-    if not isinstance(found.get('shard_size'), int):
+    needed = [*settings, 'shard_size', *(['images_state'] if found.get('complete') else [])]
+    lacking = [key for key in needed if key not in found]
+    if lacking:
+        raise PredictionError(
+            f'--out {out} contains results of another version of this package, whose {RUN} lacks '
+            f'{", ".join(lacking)}: give another folder, or delete this one, to predict again'
+        )
+    differ = [key for key in settings if found[key] != settings[key]]
+    if not isinstance(found['shard_size'], int):
         differ.append('shard_size')
     if differ:
+        updated = ' (an update of the packages may change the config, too)' if 'config' in differ else ''
         raise PredictionError(
-            f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
-            'or delete this one'
+            f'--out {out} contains results of another run, with different {", ".join(differ)}{updated}: give another '
+            'folder, or delete this one'
         )
     return found
 

@@ -97,8 +97,22 @@ def test_changed_pipeline_is_another_run(model_of, tmp_path):
     other = tmp_path / 'other.py'
     step = "dict(type='LoadImageFromFile', color_type='color_ignore_orientation')"
     other.write_text(f"_base_ = '{model[0]}'\ntest_dataloader = dict(dataset=dict(pipeline=[{step}, *{REST}]))\n")
-    with pytest.raises(PredictionError, match='with different config: give another folder'):
+    with pytest.raises(PredictionError, match=r'with different config \(an update of .*\): give another folder'):
         predict_to((str(other), *model[1:]), tmp_path / 'out')
+
+
+@pytest.mark.parametrize('lacking', ['images_state', 'features', 'shard_size'])
+def test_results_of_another_version_are_not_continued(lacking, model_of, tmp_path):
+    """They are not said to have other settings or changed images."""
+    model = model_of('classification')
+    predict_to(model, tmp_path)
+    run = json.loads((tmp_path / 'run.json').read_text())
+    del run[lacking]
+    (tmp_path / 'run.json').write_text(json.dumps(run))
+    with pytest.raises(
+        PredictionError, match=f'of another version of this package, whose run.json lacks {lacking}: give'
+    ):
+        predict_to(model, tmp_path)
 
 
 def test_run_with_syncbn_is_resumed_without_a_gpu(model_of, monkeypatch):
