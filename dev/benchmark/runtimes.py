@@ -124,7 +124,7 @@ def table(name: str, size: Tuple[int, int], times: Dict[str, List[float]], found
     """Return a model's table, in Markdown."""
     first = next(iter(times))
     title = f'{name}, 1 x {size[0]}x{size[1]}' + ('' if found is None else f', {found} detections')
-    lines = [f'| {title} | ms (quartiles) | {first} / it, within the rounds |', '|---' * 3 + '|']
+    lines = [f'| {title} | ms (quartiles) | times as fast as {first}, within the rounds |', '|---' * 3 + '|']
     for way, values in times.items():
         middle, low, high = (1e3 * value for value in spread(values))
         lines.append(
