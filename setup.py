@@ -1,4 +1,4 @@
-"""The metadata is in setup.cfg. This adds what the package holds beside Python modules.
+"""Build of the files other than Python modules: configs, tools, CPU kernels. The metadata is in setup.cfg.
 
 Configs, tools and model-index.yml, where `mim` looks for them; and the compiled CPU kernels, where this environment
 has torch (pip's --no-build-isolation) and a compiler. FCVIT_MM_NATIVE=0 in the environment leaves the kernels out.
@@ -34,7 +34,7 @@ SOURCES = (
 
 
 class BuildWithMim(build_py):
-    """Put what mim needs under ``fcvit_mm/.mim``: copies in a wheel, links in an editable install."""
+    """Build step for mim's files under ``fcvit_mm/.mim``: copies in a wheel, links in an editable install."""
 
     def run(self):
         super().run()
@@ -65,7 +65,7 @@ class BuildWithMim(build_py):
 
 
 def native_kernels():
-    """Arguments of ``setup`` that build the CPU kernels; none where they cannot run or are not wanted."""
+    """Return the arguments of ``setup`` that build the CPU kernels; none if they cannot run here or are disabled."""
     wanted = os.environ.get('FCVIT_MM_NATIVE', '1') != '0'
     if not wanted or sys.platform != 'linux' or platform.machine() != 'x86_64':
         return {}

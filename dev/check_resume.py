@@ -144,7 +144,7 @@ def kill_process():
 
 @HOOKS.register_module()
 class RecordingHook(Hook):
-    """Records each iteration's images and values, and reports the phase of the process to the parent."""
+    """Hook that records the images and values of each iteration, and reports the phase of the process to the parent."""
 
     priority = 'VERY_HIGH'
 

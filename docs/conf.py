@@ -86,7 +86,7 @@ def is_package(name):
 
 
 def find_modules():
-    """Return the names of the package's modules, packages before what they hold."""
+    """Return the names of the package's modules, each package before its modules."""
     paths = [path.relative_to(ROOT) for path in (ROOT / 'fcvit_mm').rglob('*.py') if '.mim' not in path.parts]
     names = ['.'.join(path.with_suffix('').parts).removesuffix('.__init__') for path in paths]
     return sorted(name for name in names if not name.endswith('.__main__'))
@@ -110,7 +110,7 @@ def api_page(package, modules):
 
 
 def offered_by(name):
-    """Yield where a package's names are described that it takes from its modules."""
+    """Yield the modules that define the names which a package exports."""
     package = importlib.import_module(name)
     for offered in getattr(package, '__all__', ()) if hasattr(package, '__path__') else ():
         value = getattr(package, offered)
@@ -132,7 +132,7 @@ def page_of(path):
 
 
 def relink(text, file):
-    """Let the links of a Markdown file of the repository lead to pages of the site.
+    """Change the links of a Markdown file of the repository to pages of the site.
 
     Links to files that are no page (configs, sources) become their names.
     """

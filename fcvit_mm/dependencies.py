@@ -56,7 +56,7 @@ def check_core() -> None:
 
 
 class MultimodalGuard(importlib.abc.MetaPathFinder):
-    """Turns off mmpretrain's multimodal models where the installed transformers lacks a function that they import.
+    """Import hook that disables mmpretrain's multimodal models if transformers lacks a function that they import.
 
     transformers 5 removed it. Without this guard ``import mmpretrain.models`` fails with ``TypeError: NoneType takes no
     arguments``, and so does ``import mmdet.models``, which imports mmpretrain if it is installed. With it mmpretrain

@@ -236,7 +236,7 @@ def renamed_in(module: str, otherwise: Optional[str] = None) -> Callable[[str], 
 
 
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of :data:`MOVED_MODULES` under their old names: modules that forward every look-up."""
+    """Import hook for the old names of :data:`MOVED_MODULES`: modules that forward every access to the new one."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None

@@ -377,7 +377,7 @@ def wants_traceback() -> bool:
 
 
 class _Debug(argparse.Action):
-    """Enables tracebacks, here and in the processes that the command starts."""
+    """Action of ``--debug``: enables tracebacks, here and in the processes that the command starts."""
 
     def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **kwargs)

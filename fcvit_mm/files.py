@@ -177,7 +177,7 @@ def partial_path(path: PathLike, tag: str) -> Iterator[str]:
 
 @contextmanager
 def only_one(path: PathLike, waiting: str, timeout: float = -1) -> Iterator[None]:
-    """Admit one process at a time, of all machines that share the folder, by a lock file beside a file.
+    """Hold a lock file beside a file, which only one process has, of all machines that share the folder.
 
     The system releases the lock when the process ends, even if it is killed. On a file system without locks, and where
     the lock file cannot be written, every process is admitted.

@@ -100,7 +100,7 @@ _PLACEHOLDER = '\0'
 
 
 class _KeyValues(argparse.Action):
-    """Collects ``KEY=VALUE``, which MMEngine's action parses after argument validation."""
+    """Action that collects ``KEY=VALUE``, which MMEngine's action parses after argument validation."""
 
     def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, nargs='+', metavar='KEY=VALUE', **kwargs)
@@ -226,7 +226,7 @@ def check_device(device: Optional[str]) -> None:
 
 
 class _ImportModule(argparse.Action):
-    """Imports a module after argument validation, to register its networks."""
+    """Action that imports a module after argument validation, to register its networks."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), values])

@@ -1,7 +1,7 @@
 """The registries of this package's classes: MMEngine's root registries.
 
-The root, and not registries of our own, because a class there is found by its bare name from the mmpretrain, mmdet
-and mmseg scopes alike, and because a model's nested parts are still built in the scope that is running.
+Root registries are used, not registries of this package, because the mmpretrain, mmdet and mmseg scopes all find their
+classes by the bare name, and because the nested parts of a model are still built in the scope that is running.
 """
 
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS

@@ -89,7 +89,7 @@ def source_of(kernel: Any, args: Sequence[Any], constants: Dict[str, Any]) -> An
 
 
 class Resources(NamedTuple):
-    """Resources of a compiled kernel.
+    """Registers, spills and shared memory of a compiled kernel.
 
     Attributes:
         registers (int): Registers per thread.

@@ -71,7 +71,7 @@ def inner(steps: Sequence[Any]) -> List[Any]:
 
 
 class Recorder:
-    """Records the random draws of the transforms of a pipeline for an image.
+    """Recorder of the random numbers that the transforms of a pipeline draw for an image.
 
     Args:
         steps (list): Transforms of the pipeline.

@@ -1,4 +1,4 @@
-"""Draw what a detector finds. NumPy, OpenCV and ONNX Runtime alone: to copy into a program of your own.
+"""Draw the detections of an ONNX detector. Needs only NumPy, OpenCV and ONNX Runtime: copy it into your own program.
 
     python detect_onnx.py detector.onnx image.jpg drawn.jpg
 
@@ -15,7 +15,7 @@ import onnxruntime
 
 
 class Detector:
-    """A detector of a file.
+    """A detector in an ONNX file.
 
     Args:
         path (str): The file.
@@ -93,7 +93,7 @@ class Detector:
         return image, scale
 
     def normalize(self, image):
-        """Turn an image into what the graph takes."""
+        """Convert an image to the graph's input."""
         if self.metadata['preprocess'] == 'inside':
             return image[None]
         if self.metadata['channel_order'] == 'RGB':
@@ -124,7 +124,7 @@ class Detector:
         return mask[: size[0], : size[1]] > math.log(threshold / (1 - threshold))
 
     def draw(self, image, found, least_score=0.3):
-        """Return an image with boxes, names and masks of what has at least a score."""
+        """Draw boxes, names and masks of the detections with at least a given score."""
         image = image.copy()
         for index in np.flatnonzero(found['scores'] >= least_score)[::-1]:
             label = int(found['labels'][index])

@@ -106,7 +106,7 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
 
 
 def has_layers(find: Callable[[nn.Module], Dict[str, nn.Module]], model: nn.Module) -> bool:
-    """Check whether a network has layers that ``find`` finds."""
+    """Check whether ``find`` finds layers in a network."""
     try:
         find(model)
     except AnalysisError:

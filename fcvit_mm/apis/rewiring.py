@@ -1,4 +1,4 @@
-"""Channels, levels and indices in a model's config that depend on the outputs of its backbone."""
+"""Channels, levels and indices of necks and heads in a config: adapted to another backbone, and checked."""
 
 from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 

@@ -363,7 +363,7 @@ def _take_step(model: nn.Module, batch: Any) -> Step:
 
 
 def asked_sizes(cfg: Config) -> List[Tuple[int, int]]:
-    """Return the heights and widths of images that components of a model ask for (``input_size``: width, height)."""
+    """Return heights and widths of images that components of a model expect (``input_size``: width, height)."""
     given = [node.get('input_size') for node in walk(cfg.model)]
     pairs = [tuple(each) for each in given if isinstance(each, (tuple, list)) and len(each) == 2]
     return [(height, width) for width, height in dict.fromkeys(pairs)]

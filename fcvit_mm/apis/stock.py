@@ -1,4 +1,4 @@
-"""Stock configs with a network of :data:`~fcvit_mm.models.variants.VARIANTS` as their backbone.
+"""Replacing the backbone of stock configs by a network of :data:`~fcvit_mm.models.variants.VARIANTS`.
 
 The libraries are mmdet, mmseg, and others whose models have a backbone, except mmpretrain.
 
@@ -340,7 +340,7 @@ def _levels(variant: Variant, node: Dict[str, Any]) -> List[Output]:
 
 
 def _pick(wanted: Sequence[int], strides: Sequence[int]) -> Optional[List[int]]:
-    """Return an output for each wanted stride, the deepest unused ones; ``None`` if there are too few."""
+    """Choose an output for each requested stride, the deepest unused ones; ``None`` if there are too few."""
     picked: List[int] = []
     left = list(range(len(strides)))
     for stride in reversed(wanted):

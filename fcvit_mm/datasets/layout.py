@@ -32,7 +32,7 @@ def contiguous(image: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class ChannelsFirst:
-    """Store ``img`` channels-first in memory, as in batches.
+    """Transform that stores ``img`` channels-first in memory, as in batches.
 
     Shape ``(H, W, C)`` and values do not change. Use it before the packing step of mmpretrain, mmdet or mmseg, which
     then does not copy the image; the sample is the same.

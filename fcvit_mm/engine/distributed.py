@@ -1,4 +1,4 @@
-"""Several processes on machines without an accelerator.
+"""Distributed training on CPUs: several processes, joined over gloo.
 
 MMEngine's ``init_dist`` calls ``torch.cuda.set_device`` and its runner hands DDP a device number; both fail on a CPU.
 With CUDA (or another accelerator) everything is left to MMEngine.

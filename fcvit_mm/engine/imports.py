@@ -1,4 +1,4 @@
-"""Modules and files that a config names and MMEngine does not find: their actual place, and the correction."""
+"""Advice for modules and files that a config names and MMEngine does not find."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Results written as one file per image, without name collisions."""
+"""Test results that are written as one file per image: no collisions of file names."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""Models inside other models: the detector in a semi-supervised one, networks to distill, prune or search."""
+"""Models that wrap another one, as for semi-supervised training, distillation, pruning and architecture search."""
 
 import copy
 from typing import Any, Tuple

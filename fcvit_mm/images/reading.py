@@ -21,7 +21,7 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'PPM', 'TIFF', 'WEBP')
 
 
 class ImageReader:
-    """Reads images as the loading steps of a config do: any number of channels, of any kind.
+    """Reader of images, by the loading steps of a config: any number of channels, of any kind.
 
     Args:
         load (callable, optional): The loading steps. Default: three channels of 8 bits by OpenCV, as

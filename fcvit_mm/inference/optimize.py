@@ -115,7 +115,7 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _separate(module: nn.Module, seen: Set[nn.Module]) -> None:
-    """Copy modules that are used in two places: such a module could otherwise be fused with two neighbours."""
+    """Copy modules that are used in two places, because such a module would be fused with two neighbours."""
     for name, child in module._modules.items():
         if child in seen:
             child = module._modules[name] = copy.deepcopy(child)

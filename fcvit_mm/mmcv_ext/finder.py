@@ -38,7 +38,7 @@ def mmcv_folder() -> Path:
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``mmcv._ext`` in this package, but only if mmcv has none."""
+    """Import hook that finds ``mmcv._ext`` in this package, but only if mmcv has none."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None

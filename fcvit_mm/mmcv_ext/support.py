@@ -17,7 +17,7 @@ def torchvision_kernels() -> Any:
 
 
 def readable(x: Tensor) -> Tensor:
-    """Return a tensor as torchvision's kernels can read it: contiguous, which they assume, and bfloat16 as float32."""
+    """Convert a tensor for torchvision's kernels: to contiguous memory, which they assume; bfloat16 to float32."""
     return (x.float() if x.dtype == torch.bfloat16 else x).contiguous()
 
 

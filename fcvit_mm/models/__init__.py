@@ -1,4 +1,4 @@
-"""The networks: PyTorch modules that need nothing of mmdet, mmseg or mmpretrain, and timm only for ViT, CaiT, Swin."""
+"""The networks: PyTorch modules that do not need mmdet, mmseg or mmpretrain, and need timm only for ViT, CaiT, Swin."""
 
 from .backbone import Backbone
 from .cait import CaiT, ScaledCaiT

@@ -24,7 +24,7 @@ InitCfg = Union[None, dict, Sequence[dict]]
 
 
 def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str = 'out_indices') -> Tuple[int, ...]:
-    """Return stage indices, negative ones counted from the end, in ascending order; the argument stays as it is.
+    """Convert stage indices, of which negative ones count from the end, to ascending ones; the argument is unchanged.
 
     Args:
         indices (int | Sequence[int]): Indices in ``[-length, length - 1]``.
@@ -90,7 +90,7 @@ def resolve_arch(
 
 
 def check_frozen_stages(frozen_stages: int, count: int, parts: str) -> None:
-    """Reject a ``frozen_stages`` larger than ``count``, the number of parts after the stem.
+    """Raise an error for a ``frozen_stages`` outside -1 to ``count``, the number of parts after the stem.
 
     Raises:
         ValueError: Names the range.
@@ -128,7 +128,7 @@ def output_layout(images: Tensor) -> torch.memory_format:
 
 @fx.wrap  # one node of a graph: it depends on the images
 def in_layout_of(images: Tensor, output: Tensor) -> Tensor:
-    """Return a map in the layout of :func:`output_layout`, a class token as it is."""
+    """Convert a feature map to the format of :func:`output_layout`; a class token is returned unchanged."""
     return output.contiguous(memory_format=output_layout(images)) if output.ndim == 4 else output
 
 
@@ -229,11 +229,11 @@ class Backbone(BaseModule):
         return self.forward_maps(x)
 
     def forward_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Return the outputs of :meth:`forward`, computed step by step."""
+        """Compute the outputs of :meth:`forward`, without CUDA graphs."""
         return tuple(self.in_output_dtype(in_layout_of(x, output)) for output in self.forward_outputs(x))
 
     def in_output_dtype(self, output: Tensor) -> Tensor:
-        """Return an output in the type that it is wanted in."""
+        """Convert an output to ``output_dtype``, if that is set."""
         return output if self.output_dtype is None else output.to(self.output_dtype)
 
     def forward_outputs(self, x: Tensor) -> Iterator[Tensor]:
@@ -257,7 +257,7 @@ class Backbone(BaseModule):
             yield self.to_map(x)
 
     def forward_stem(self, x: Tensor) -> Any:
-        """Check the images, take them to the layout that the network computes in, and embed them.
+        """Check the images, convert them to the memory format that the network computes in, and apply the stem.
 
         With channels_last, ``torch.export`` would assume that no dimension of any map is 1, and the graph would reject
         a single image. The images' own layout is recorded instead.
@@ -285,7 +285,7 @@ class Backbone(BaseModule):
         )
 
     def to_map(self, x: Any) -> Tensor:
-        """Return a stage's output as a map ``(B, C, H, W)``. Default: unchanged."""
+        """Convert a stage's output to a feature map ``(B, C, H, W)``. Default: unchanged."""
         return x
 
     def init_weights(self) -> None:

@@ -1,10 +1,10 @@
-"""DWNet, a Swin-shaped network with 7x7 depth-wise convolutions in place of window attention.
+"""DWNet: Swin's stages, with 7x7 depth-wise convolutions in place of window attention.
 
 Source: Han et al., "On the Connection between Local Attention and Dynamic Depth-wise Convolution", ICLR 2022,
 arXiv 2106.04263.
 
 Local attention is a depth-wise convolution whose kernels are computed from the input and shared by the channels of a
-head. DWNet takes that literally: with fixed kernels, with kernels computed for each image (dynamic, homogeneous), or
+head. DWNet uses such convolutions: with fixed kernels, with kernels computed for each image (dynamic, homogeneous), or
 for each position (inhomogeneous). Any input size works.
 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width.
@@ -35,7 +35,7 @@ OUTPUT_NORMS = {'LN': LayerNorm2d, 'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchN
 
 
 class PatchStem(nn.Module):
-    """Embedding of 4x4 patches with a norm and, if wanted, position embeddings.
+    """Embedding of 4x4 patches, followed by a norm and, optionally, position embeddings.
 
     Args:
         in_channels (int): Channels of the images.
@@ -65,7 +65,7 @@ class PatchStem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve the size: 2x2 neighbours side by side, LayerNorm, a linear layer to the next stage's channels.
+    """Downsampling by 2: concatenated 2x2 neighbours, LayerNorm, and a linear layer to the next stage's channels.
 
     Source: Liu et al., "Swin Transformer", arXiv 2103.14030, section 3.1.
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class GlobalContext(nn.Module):
-    """Add the image's context vector, weighted at each position by its similarity to the image's mean.
+    """Global context: a vector per image, added at each position, weighted by its similarity to the image's mean.
 
     Source: arXiv 2212.12552, section 3.3 ("global context" and the competition-driven bottleneck).
 
@@ -167,7 +167,7 @@ class TokenMix(nn.Module):
 
 
 class TokenMixer(nn.Module):
-    """Token mixes one after the other, and spatial attention if wanted. ``(B, C, H, W)`` to the same."""
+    """Sequence of token mixes, optionally followed by spatial attention. ``(B, C, H, W)`` to the same."""
 
     def __init__(self, mixes: Sequence[TokenMix], spatial_attention: Optional[nn.Module]) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class TokenMixer(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Multiply each value by a gate computed from its neighbourhood: ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
+    """Spatial attention: a gate for each value from its neighbourhood, ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
 
     Source: the published FCViT code (an option that no published variant uses).
 
@@ -202,7 +202,7 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Add a vector computed from the channels' means by two small convolutions along the channels.
+    """Channel attention: adds a vector, computed from the channels' means by two convolutions along the channels.
 
     Source: the published FCViT code (an option that no published variant uses).
 
@@ -223,7 +223,7 @@ class ChannelAttention(nn.Module):
 
 
 class ChannelMixer(nn.Module):
-    """Expand the channels, convolve depth-wise 3x3, GELU, reduce.
+    """Channel mixer: 1x1 expansion, depth-wise 3x3 convolution, GELU, 1x1 reduction.
 
     Args:
         channels (int): ``C``.

@@ -143,7 +143,7 @@ class DropPath(nn.Module):
 
 
 def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.Module) -> Tensor:
-    """Return a map plus a branch times its layer scale, after stochastic depth: all ``(B, C, H, W)``.
+    """Add a residual branch, times its layer scale and after stochastic depth, to a feature map: all ``(B, C, H, W)``.
 
     Args:
         x (Tensor): The map.
@@ -159,7 +159,7 @@ def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.M
 
 
 def is_pointwise(layer: nn.Module) -> bool:
-    """Check whether a convolution or linear layer reads each position alone."""
+    """Check whether a layer is a linear layer or an ungrouped 1x1 convolution without padding."""
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.padding in ((0, 0), 'same', 'valid') and layer.groups == 1
     return isinstance(layer, nn.Linear)
@@ -245,7 +245,7 @@ def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Ten
 
 
 def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
-    """Return the activation of a layer's output; a GELU is computed in place if nothing else reads the output.
+    """Apply the activation to a layer's output; a GELU is computed in place if nothing else reads the output.
 
     Args:
         layer (nn.Module): Layer that returns ``(B, C, H, W)``, or a linear one that returns ``(B, H, W, C)``.

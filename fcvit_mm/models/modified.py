@@ -1,4 +1,4 @@
-"""The rule for which modules count as modified: these are called, not fused or computed from their weights."""
+"""Detection of modified modules (hooks, parametrizations, replaced ``forward``), which must be called and not fused."""
 
 import torch.nn as nn
 import torch.nn.modules.module as nn_module

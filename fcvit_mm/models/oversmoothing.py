@@ -1,4 +1,4 @@
-"""AttnScale and FeatScale, which keep the high frequencies of a deep transformer, of any kind.
+"""AttnScale and FeatScale, against oversmoothing in deep transformers; and the resizing of learned position tables.
 
 Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR 2022,
 OpenReview O476oWmiNNp. Self-attention is a low-pass filter: with depth only the tokens' mean (DC) survives. Both

@@ -1,4 +1,4 @@
-"""Data types for the parameter names in published files. The names themselves are in ``*_names.py`` in this folder."""
+"""Data types that map published parameter names to ours. The names themselves are in ``*_names.py`` in this folder."""
 
 import re
 from collections import OrderedDict

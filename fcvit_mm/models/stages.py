@@ -71,12 +71,12 @@ class Stage(nn.Module):
         return x
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run one block on its input, recomputed in the backward pass if ``with_cp``."""
+        """Run one block; if ``with_cp``, its activations are recomputed in the backward pass."""
         return recomputed(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """Return ``block(x)``, recomputed in the backward pass; BatchNorms still count the batch once."""
+    """Run ``block(x)`` with activation checkpointing; BatchNorms still count the batch once."""
     if any(isinstance(module, _BatchNorm) for module in block.modules()):
         contexts = partial(_first_and_second_pass, block)
         return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
@@ -109,7 +109,7 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
-    """Return rates that grow linearly with the block's index over all stages, grouped by stage.
+    """Return rates of stochastic depth, which grow linearly with the block's index, grouped by stage.
 
     Args:
         rate (float): The last block's rate.

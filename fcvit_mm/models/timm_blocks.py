@@ -91,7 +91,7 @@ class AttnScaleSelfAttention(Attention):
 
 
 class ViTBlock(Block):
-    """Pre-norm block. The factor of FeatScale is 2. ``(B, N, C)`` to the same."""
+    """ViT's pre-norm block. The factor of FeatScale is 2. ``(B, N, C)`` to the same."""
 
     def __init__(self, channels: int, num_heads: int, drop_path_rate: float, methods: Sequence[str]) -> None:
         super().__init__(channels, num_heads, qkv_bias=True, drop_path=drop_path_rate, norm_layer=LayerNorm)
@@ -138,7 +138,7 @@ class TalkingHeads(TalkingHeadAttn):
 
 
 class CaiTBlock(LayerScaleBlock):
-    """Talking heads and layer scale. The factor of FeatScale is 1. ``(B, N, C)`` to the same."""
+    """CaiT's block: talking heads and layer scale. The factor of FeatScale is 1. ``(B, N, C)`` to the same."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class DilatedPatchMerging(PatchMerging):
 
 
 class SwinBlock(SwinTransformerBlock):
-    """Windows, shifted or not, on maps of any size. The factor of FeatScale is 1. ``(B, H, W, C)`` to the same.
+    """Swin's block, for maps of any size. The factor of FeatScale is 1. ``(B, H, W, C)`` to the same.
 
     timm shifts a map before padding it, but masks it as if it were padded first. This equals the published code only
     where no padding is needed. Here the map is padded first, as published. A side that one window covers is not

@@ -1,4 +1,4 @@
-"""Classifiers with the methods that timm's models have: a backbone and a head."""
+"""Classifiers of a backbone and a head, with the methods that timm's models have."""
 
 import warnings
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple, Union
@@ -178,7 +178,7 @@ class Classifier(nn.Module):
     def run(
         self, x: Tensor, indices: Optional[Union[int, List[int]]], stop_early: bool
     ) -> Tuple[List[Tuple[int, Any]], Tuple[int, Any]]:
-        """Return the chosen ones of :meth:`outputs`, and the last one computed, each with its index."""
+        """Return the selected items of :meth:`outputs`, and the last one computed, each with its index."""
         take, last_needed = feature_take_indices(self.num_intermediates(), indices)
         taken = []
         for i, output in enumerate(self.outputs(x)):

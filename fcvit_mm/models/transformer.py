@@ -57,7 +57,7 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
 
 
 class TokenEmbed(nn.Module):
-    """Embedding of patches, with a class token if wanted, and position embeddings.
+    """Patch embedding with position embeddings and, optionally, a class token.
 
     Args:
         in_channels (int): Channels of the images.
@@ -95,7 +95,7 @@ class TokenEmbed(nn.Module):
 
 
 class Transformer(Backbone):
-    """A backbone with learned tables of positions, which are resized when weights are loaded, by any function."""
+    """A backbone with learned position tables, which are resized whenever weights are loaded, by any function."""
 
     def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
         """Yield each table's name, the number of rows before those of its grid, and the grid."""

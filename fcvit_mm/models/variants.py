@@ -1,4 +1,4 @@
-"""The variants of every network, one row each, and a function with which other packages add theirs.
+"""Table of all variants of the networks, one row each; other packages add theirs with :func:`register_variant`.
 
 All code that lists networks reads these rows: timm's names, mmpretrain's hub, model cards, the benchmark, the tables of
 the documentation (``dev/fill_tables.py``) and the tests. A row describes the ImageNet classifier; detectors and

@@ -1,4 +1,4 @@
-"""Operations, one file each: a reference implementation in PyTorch, and a table of faster ones.
+"""Operations on feature maps ``(B, C, H, W)``, one file each: a reference in PyTorch, and a table of faster ones.
 
 ``python -m fcvit_mm.ops`` prints the tables, and what would run on this machine.
 """

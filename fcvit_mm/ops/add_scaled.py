@@ -1,4 +1,4 @@
-"""The scaled residual at the end of each branch of a block."""
+"""Scaled residual: the addition of a residual branch with layer scale and stochastic depth."""
 
 from typing import Any, Optional, Tuple
 

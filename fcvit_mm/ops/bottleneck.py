@@ -1,4 +1,4 @@
-"""Two 1x1 convolutions with a GELU after each, at the end of a token mix."""
+"""Bottleneck at the end of a token mix: two 1x1 convolutions with a GELU after each."""
 
 from typing import Any, Tuple
 

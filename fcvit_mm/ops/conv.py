@@ -1,4 +1,4 @@
-"""Convolution."""
+"""Convolutions of any kind: patch embeddings, 1x1 convolutions, necks and heads."""
 
 from typing import Any, Callable, Optional, Tuple, Union
 
@@ -64,7 +64,7 @@ def conv2d(
 
 
 def _is_pointwise(weight: Tensor, stride: Any, padding: Any, groups: int) -> bool:
-    """Return whether a convolution reads each position alone, and is a matrix product."""
+    """Return whether a convolution is 1x1 with stride 1, and therefore a matrix product."""
     return (
         weight.shape[2:] == (1, 1) and groups == 1 and stride in (1, (1, 1)) and padding in (0, (0, 0), 'same', 'valid')
     )
@@ -127,12 +127,12 @@ def _output_size(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tuple[
 def _of_windows(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
-    """Copy the window of each output position into a vector, and multiply the vectors by the weight, not reordered."""
+    """Convolve by im2col and a matrix product with the weight in its own order, which is not packed in each call."""
     return native.pointwise_conv2d(_windows(x, weight, stride, padding), window_matrix(weight), bias)
 
 
 def _windows(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
-    """Return the windows that a kernel reads as vectors, row after row: ``(B, k * k * C, H', W')``."""
+    """Copy the window of each output position into a vector (im2col): ``(B, k * k * C, H', W')``."""
     (rows, columns), (row_step, column_step) = _pair(padding), _pair(stride)
     nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
     size, (of_image, of_row, of_column) = _output_size(x, weight, stride, padding), nhwc.stride()[:3]
@@ -145,14 +145,14 @@ def _windows(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
 
 
 def window_matrix(weight: Tensor) -> Tensor:
-    """Return a weight ``(D, C, k, k)`` as that of a 1x1 convolution of windows: ``(D, k * k * C, 1, 1)``."""
+    """Reshape a weight ``(D, C, k, k)`` to that of a 1x1 convolution after im2col: ``(D, k * k * C, 1, 1)``."""
     return weight.permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
 
 
 def packed_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor, stride: Any, padding: Any, dilation: Any, pack: Callable[[], Tensor]
 ) -> Optional[Tensor]:
-    """Convolve with a weight that is packed already, where :func:`conv2d` would copy windows.
+    """Convolve with a weight that is packed already, where :func:`conv2d` would use im2col.
 
     Args:
         x, weight, bias, stride, padding, dilation: Arguments of :func:`conv2d`.
@@ -226,7 +226,7 @@ def _reads_blocks(
 def _of_blocks(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
-    """Convolve blocks of ``stride x stride`` pixels, whose pixels are channels, by a kernel of few blocks."""
+    """Convolve after space-to-depth: blocks of ``stride x stride`` pixels become channels, and the stride becomes 1."""
     (batch, channels, *sides), size = x.shape, int(weight.shape[-1])
     step, before = _side(stride), -(-_side(padding) // _side(stride))
     # Offset of the first window in its first block, and the number of blocks that a window overlaps.

@@ -1,4 +1,4 @@
-"""The global context, weighted by similarity and added to the map."""
+"""Global context: a context vector, added to the feature map with weights from a similarity."""
 
 import math
 from typing import Any, Optional, Sequence, Tuple

@@ -1,4 +1,4 @@
-"""Normalization of an image by the mean and variance over all its channels and positions."""
+"""GroupNorm with one group: normalization of an image by mean and variance over all channels and positions."""
 
 from typing import Any, Optional, Tuple
 

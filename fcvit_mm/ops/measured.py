@@ -1,4 +1,4 @@
-"""Measured choice: on devices that the tables were not tuned for, the fastest row is found by timing.
+"""Choice of implementations by timing (autotuning), on devices that the tables were not tuned for.
 
 The tables were tuned on CPUs with AVX2, AMD CPUs with AVX-512, and an H100. On other CPUs, and on every GPU, the
 rows that apply to a call are timed at the first call of its kind, in training with their gradients, and compared

@@ -89,7 +89,7 @@ def records_file() -> bool:
 
 
 def call(module: torch.nn.Module, x: Any) -> Any:
-    """Return ``module(x)``; ``torch.fx`` records it as one node, because its steps depend on the input's size."""
+    """Call ``module(x)``, as one node of a ``torch.fx`` graph, because its steps depend on the input's size."""
     if isinstance(x, Proxy):
         tracer: Any = x.tracer
 

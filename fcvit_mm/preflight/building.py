@@ -40,7 +40,7 @@ OF_ARGUMENTS = r'unexpected keyword|required .*argument|multiple values|registry
 
 
 class PlaceholderDataset(Dataset):
-    """Stands in for a data set where only its length is needed."""
+    """Placeholder for a data set, where only its length is needed."""
 
     def __len__(self) -> int:
         return 1000

@@ -1,4 +1,4 @@
-"""Images that are both in the training and the validation data, or twice in the training data, under any name."""
+"""Duplicate images: in both the training and the validation data, or twice in the training data, under any name."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Trying the pipeline that a hook switches to late in the training, where its mistakes would end the run."""
+"""Trying the pipeline that a hook switches to late in training, when a mistake in it would end the run."""
 
 from types import SimpleNamespace
 from typing import Any, List, Sequence

@@ -53,7 +53,7 @@ def add_networks_and_images(parser: argparse.ArgumentParser, images_help: str) -
 
 
 class _Images(argparse.Action):
-    """Stores the images, and warns of the deprecated name."""
+    """Action that stores the images, and warns about the deprecated name."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Optional[str] = None

@@ -1,4 +1,4 @@
-"""Images, read as training reads them and prepared by the test pipeline."""
+"""Data set of images to predict: read as in training, and prepared by the test pipeline."""
 
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
 
 
 class ImagesToPredict(Dataset):
-    """Reads images as training does, and prepares them by the test pipeline."""
+    """Data set that reads images as training does, and prepares them by the test pipeline."""
 
     def __init__(
         self, work: Work, reader: ImageReader, pipeline: Compose, channels: int, tiled: bool, keep: bool

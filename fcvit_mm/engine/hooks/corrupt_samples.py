@@ -324,7 +324,9 @@ def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNO
 
 @HOOKS.register_module()
 class SkipCorruptSamplesHook(Hook):
-    """Skip samples whose files are corrupt, warn and count. ``tools/train.py`` and ``tools/test.py`` add it.
+    """Hook that skips samples with corrupt files, with a warning for each, and counts them.
+
+    ``tools/train.py`` and ``tools/test.py`` add it.
 
     A file counts as corrupt if it is missing, empty, truncated or not an image, or an image that differs in size from
     its annotations. In training, the sample is skipped; in validation, the file is replaced by an empty one. In

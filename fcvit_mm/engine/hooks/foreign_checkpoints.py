@@ -8,7 +8,7 @@ from ...checkpoints.names import without_wrappers
 
 
 class FindWeightsHook(Hook):
-    """Give MMEngine the weights of a checkpoint under the key and names that it looks for.
+    """Hook that stores the weights of a checkpoint under the key and names that MMEngine looks for.
 
     MMEngine itself only reads ``state_dict`` and removes the prefix ``module.``. From a file with the key ``model``, or
     with names of ``torch.compile``, it would load nothing, with a warning.

@@ -26,7 +26,9 @@ class NonFiniteError(UserError):
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Stop training, or skip the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
+    """Hook that stops training, or skips the step, when the loss or a gradient is NaN or infinite.
+
+    ``tools/train.py`` adds it.
 
     Gradients are checked right before the optimizer's step, so neither weights nor the optimizer's state ever take a
     non-finite value. All processes stop or skip the step if one of them finds such a gradient, because with FSDP each

@@ -1,4 +1,4 @@
-"""Training batches that resume at their position in the run, also with other batch sizes and process counts."""
+"""Batch sampler that resumes at its position in the run, also with another batch size or number of processes."""
 
 import copy
 import functools
@@ -81,7 +81,7 @@ def find_order(sampler: Any) -> Optional[Order]:
 
 
 class Share(Sampler):
-    """One process's share of an order of samples: of every ``processes`` samples, one.
+    """Sampler of one process, with one of every ``processes`` samples of an order.
 
     Args:
         sampler (Sampler): Sampler of the order; its attributes are forwarded.

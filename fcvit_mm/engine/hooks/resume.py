@@ -268,7 +268,7 @@ def early_stopping(runner: Runner) -> List[EarlyStoppingHook]:
 
 @HOOKS.register_module()
 class ResumableHook(Hook):
-    """Make a resumed run identical to an uninterrupted one. ``tools/train.py`` adds it.
+    """Hook that makes a resumed run identical to an uninterrupted one. ``tools/train.py`` adds it.
 
     - Random numbers of an iteration (drop path, dropout, Mixup, sampled proposals) depend on the run's seed, the
       process and the iteration, not on what the process did before.

@@ -130,7 +130,7 @@ class Dense(nn.Module):
 
 
 class DenseMasks(Dense):
-    """RTMDet-Ins: a small network per detection, applied to shared feature maps.
+    """Heads with masks of RTMDet-Ins: a small network per detection, applied to shared feature maps.
 
     The masks are logits at the stride of the first level, ``(N, H / stride, W / stride)``: mmdet enlarges them.
     """

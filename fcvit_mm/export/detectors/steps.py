@@ -28,7 +28,7 @@ def clip(boxes: Tensor, height: Any, width: Any) -> Tensor:
 
 
 def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
-    """Return the top ``limit`` of values ``(N,)``, best first, and their indices; ties are broken by order.
+    """Return the top ``limit`` of values ``(N,)`` and their indices, in descending order; ties are broken by index.
 
     Ties are common: after a ReLU scores are 0.5, and padded or black areas have constant scores.
 

@@ -239,7 +239,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def winograd_panels(weight: Tensor) -> Tensor:
-    """Arrange weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / P rounded up, C, P)``.
+    """Pack weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / P rounded up, C, P)``.
 
     P is :func:`panel_width`.
     """

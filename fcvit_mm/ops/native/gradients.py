@@ -57,7 +57,7 @@ def differentiable(
 def by_definition(
     definition: Callable[..., Tensor], args: Sequence[Any], needed: Sequence[bool], grad: Tensor
 ) -> Gradients:
-    """Return gradients that are differentiable, computed through PyTorch's operations.
+    """Compute gradients by differentiating the reference; they can be differentiated again.
 
     Args:
         definition (Callable): Function of the arguments, made of PyTorch's operations.

@@ -38,7 +38,7 @@ def _dtype(x: Tensor, branch: Tensor, scale: Optional[Tensor], keep: Optional[Te
 
 
 def tile(channels: int) -> Dict[str, int]:
-    """Return the sizes of a program's tile."""
+    """Return the tile sizes of a program, as constants of the kernels."""
     block_c = support.next_power_of_2(channels)
     return dict(CHANNELS=channels, BLOCK_C=block_c, ROWS=max(1, TILE // block_c))
 

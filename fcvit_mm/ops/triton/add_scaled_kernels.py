@@ -42,7 +42,7 @@ def add_scaled_kernel(
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """x + branch * scale (C) * keep (B)."""
+    """Compute x + branch * scale * keep, with scale (C) and keep (B)."""
     row, offsets, mask = _tile(tl.program_id(0) * ROWS, num_rows, CHANNELS, ROWS, BLOCK_C)
     branch = tl.load(branch_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     if HAS_SCALE:
@@ -71,7 +71,7 @@ def add_scaled_grad_kernel(
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The branch's gradient, and each split's sums for the scale's into partial (splits, C)."""
+    """Compute the branch's gradient; sum the scale's over each split into partial (splits, C)."""
     first = tl.program_id(0) * per_split
     end = tl.minimum(first + per_split, num_rows)
     sums = tl.zeros((ROWS, BLOCK_C), tl.float32)

@@ -35,7 +35,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 def taps_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the weight ``(C, 1, k, k)`` as ``(k * k, C)`` in a dtype, neighbouring channels side by side.
+    """Convert the weight ``(C, 1, k, k)`` to ``(k * k, C)`` in a dtype, with contiguous channels.
 
     A copy, unless the weight has the dtype and is stored so: see :func:`pack_taps`.
     """
@@ -43,13 +43,13 @@ def taps_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def pack_taps(weight: Tensor) -> Tensor:
-    """Return an equal weight ``(C, 1, k, k)`` that is stored as :func:`taps_of` gives it, so that no call copies it."""
+    """Return the weight ``(C, 1, k, k)`` in the memory order of :func:`taps_of`, so that calls need not copy it."""
     channels, _, height, width = weight.shape
     return taps_of(weight, weight.dtype).t().view(channels, 1, height, width)
 
 
 def tile(kernel_size: int, channels: int, batch: int, height: int, width: int, processors: int) -> Dict[str, int]:
-    """Return the sizes of one program's tile, and its warps.
+    """Return the tile sizes of a program, as constants of the kernels, and its number of warps.
 
     Enough outputs to reuse each load, few enough to stay in registers; fewer where there would otherwise be fewer
     programs than processors.
@@ -75,7 +75,7 @@ def tile(kernel_size: int, channels: int, batch: int, height: int, width: int, p
 
 
 def tile_grad_weight(kernel_size: int, channels: int) -> Dict[str, int]:
-    """Return the same for the gradient of the weight, which holds ``TAP_ROWS * kernel_size`` sums for each channel."""
+    """Return tile sizes and warps for the gradient of the weight, with ``TAP_ROWS * kernel_size`` sums per channel."""
     block_c = min(64, support.next_power_of_2(channels))
     return dict(TAP_ROWS=3, COLS=7 if kernel_size > 5 else 4, POSITIONS=256 // block_c, BLOCK_C=block_c, num_warps=4)
 

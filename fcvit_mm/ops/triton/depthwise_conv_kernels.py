@@ -130,7 +130,7 @@ def _add_row(
     EVEN: tl.constexpr,
     STATIC: tl.constexpr,
 ):
-    """Add what a row of the input contributes; ``dy`` is its place in the window of the first outputs.
+    """Add the contribution of a row of the input; ``dy`` is its position in the window of the first outputs.
 
     ``STATIC``: ``dy`` is a constant, and the row may lie outside the map.
     """
@@ -181,7 +181,7 @@ def depthwise_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Depth-wise convolution of x with taps (KERNEL * KERNEL, channels), flipped or not, then the epilogue.
+    """Convolve x depth-wise with taps (KERNEL * KERNEL, channels), flipped or not, then apply the epilogue.
 
     ``num_places`` counts the places of one row of places, over all images. The epilogues: ``none``; ``gelu``;
     ``gelu_grad``, the product of grad and GELU's slope at the convolution's output.
@@ -255,7 +255,7 @@ def depthwise_grad_weight_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Sums of grad * x for TAP_ROWS rows of taps, and of grad, over one split of the places.
+    """Sum grad * x for TAP_ROWS rows of taps, and grad, over one split of the places.
 
     ``num_places`` counts the places of all rows of all images. Into partial (splits, KERNEL * KERNEL + 1, channels);
     the last row of a split is the bias's.

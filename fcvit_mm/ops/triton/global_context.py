@@ -46,7 +46,7 @@ def add_global_context(
 
 
 def tile(channels: int, num_heads: int) -> Dict[str, int]:
-    """Return the sizes of a program's tile."""
+    """Return the tile sizes of a program, as constants of the kernels."""
     block_heads, block_dim = support.next_power_of_2(num_heads), support.next_power_of_2(channels // num_heads)
     return dict(
         NUM_HEADS=num_heads,

@@ -22,7 +22,7 @@ def _tile(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    """Offsets and masks: into the map, (P, h, d), and into the similarity, (P, h), stored with heads the fastest."""
+    """Return offsets and masks: into the map, (P, h, d), and into the similarity, (P, h), with contiguous heads."""
     position = first + tl.arange(0, POSITIONS)
     head = tl.arange(0, BLOCK_HEADS)
     dim = tl.arange(0, BLOCK_DIM)
@@ -41,7 +41,7 @@ def _tile(
 def _vector(
     pointer, image, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr
 ):
-    """An image's row of (B, C), as (h, d)."""
+    """Load an image's row of (B, C) as (h, d)."""
     head = tl.arange(0, BLOCK_HEADS)[:, None]
     dim = tl.arange(0, BLOCK_DIM)[None, :]
     mask = (head < NUM_HEADS) & (dim < HEAD_DIM)
@@ -87,7 +87,7 @@ def similarity_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    """Similarity (B, N, h) to the mean, and each split's sums of (s - m) and (s - m)^2 into partial (B, splits, 2).
+    """Compute the similarity (B, N, h) to the mean, and sum (s - m) and (s - m)^2 into partial (B, splits, 2).
 
     m = |mean|^2 scale / h is the similarity's mean over heads and positions if means are the map's own. Deviations
     from it do not cancel as a sum of squares would; the sum of (s - m) corrects for any other means, and for rounding.
@@ -135,7 +135,7 @@ def apply_kernel(
     BLOCK_DIM: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
 ):
-    """x + normalized, rescaled similarity * context; and the similarity's mean and deviation into stats (B, 2)."""
+    """Compute x + normalized, rescaled similarity * context; write the similarity's mean and deviation to stats."""
     num_steps = tl.cdiv(num_positions, POSITIONS)
     image, step = tl.program_id(0) // num_steps, tl.program_id(0) % num_steps
     scale: tl.constexpr = HEAD_DIM**-0.5
@@ -196,7 +196,7 @@ def grad_similarity_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    """First half of the backward pass: what needs the output's gradient alone.
+    """Run the first half of the backward pass: all that only needs the output's gradient.
 
     The gradient of the rescaled similarity (B, N, h), and sums over each split: of it and of its product with the
     normalized similarity, per head, into head_sums (B, splits, 2, h); the context's gradient (B, splits, C).
@@ -253,7 +253,7 @@ def grad_map_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    """Second half: through the normalization to x, and to the means, sums over each split into (B, splits, C).
+    """Run the second half: gradients through the normalization of x, and of the means as sums (B, splits, C).
 
     With z the normalized similarity, v its gradient and s = deviation: the similarity's gradient is
     (v - mean(v)) / (s + eps) - z sum(v z) / (s (count - 1)), the second term 0 where s is.

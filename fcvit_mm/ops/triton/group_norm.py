@@ -1,4 +1,4 @@
-"""GroupNorm with one group: statistics of an image in splits, and its normalization, in two passes.
+"""GroupNorm with one group, in two passes: partial statistics of each image, then its normalization.
 
 Bound by memory on a GPU. PyTorch (2.11) has no kernel for channels_last: it copies the map to NCHW, gives one
 program to each image's statistics, and returns NCHW, so that what follows copies again.
@@ -35,7 +35,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
 
 
 def tile(channels: int) -> Dict[str, int]:
-    """Return the sizes of a program's tile."""
+    """Return the tile sizes of a program, as constants of the kernels."""
     block_c = support.next_power_of_2(channels)
     return dict(CHANNELS=channels, BLOCK_C=block_c, POSITIONS=max(1, TILE // block_c))
 

@@ -1,4 +1,4 @@
-"""The kernels of the norm over whole images. Imports Triton: import it only where kernels are launched.
+"""The kernels of GroupNorm with one group. Imports Triton: import it only where kernels are launched.
 
 Maps are channels_last: tiles are ``(positions, channels)``, the channels of a position padded to a power of two and
 masked. Whatever the map's dtype, arithmetic is in float32.
@@ -14,7 +14,7 @@ SIZES = ['num_positions', 'num_splits', 'per_split']
 
 @triton.jit
 def _tile(first, end, image, num_positions, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Offsets into the map, and which of them exist."""
+    """Return offsets into the map, and the mask of those that exist."""
     position = first + tl.arange(0, POSITIONS)
     channel = tl.arange(0, BLOCK_C)
     offsets = ((image.to(tl.int64) * num_positions + position) * CHANNELS)[:, None] + channel[None, :]
@@ -41,7 +41,7 @@ def statistics_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Each split's mean, and sum of squared deviations from it, into partial (B, splits, 2).
+    """Compute each split's mean and sum of squared deviations from it, into partial (B, splits, 2).
 
     Deviations are summed from the mean of the split's first tile, near enough to the split's own that nothing cancels.
     """
@@ -84,7 +84,7 @@ def normalize_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The normalized map; and each image's mean and inverse deviation into stats (B, 2)."""
+    """Normalize the map; write each image's mean and inverse standard deviation into stats (B, 2)."""
     num_steps = tl.cdiv(num_positions, POSITIONS)
     image, step = tl.program_id(0) // num_steps, tl.program_id(0) % num_steps
     split = tl.arange(0, BLOCK_SPLITS)
@@ -123,7 +123,7 @@ def grad_sums_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Each split's sums of grad, and of grad times the normalized map, per channel: partial (B, splits, 2, C)."""
+    """Sum grad, and grad times the normalized map, per channel over each split: partial (B, splits, 2, C)."""
     image, split = tl.program_id(0) // num_splits, tl.program_id(0) % num_splits
     mean, factor = tl.load(stats_ptr + image * 2), tl.load(stats_ptr + image * 2 + 1)
     end = tl.minimum((split + 1) * per_split, num_positions)
@@ -155,7 +155,7 @@ def grad_map_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The map's gradient, from the sums of :func:`grad_sums_kernel` over an image, (B, 2, C).
+    """Compute the map's gradient from the sums of :func:`grad_sums_kernel` over an image, (B, 2, C).
 
     With z the normalized map and v = grad * weight: (v - mean(v) - z mean(v z)) times the inverse deviation.
     """

@@ -127,7 +127,7 @@ def autocast(x: Tensor) -> Tensor:
 
 
 def dense(x: Tensor) -> Tensor:
-    """Return ``x`` in channels_last."""
+    """Convert ``x`` to channels_last."""
     return x.contiguous(memory_format=LAST)
 
 
@@ -139,7 +139,7 @@ def empty_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
 
 def as_laid_out(out: Tensor, like: Tensor) -> Tensor:
-    """Return a kernel's output ``out`` in the memory layout of its input ``like``."""
+    """Convert a kernel's output ``out`` back to the memory layout of its input ``like``."""
     return out if is_channels_last(like) else out.contiguous()
 
 
@@ -151,12 +151,12 @@ def on_device(x: Tensor) -> ContextManager:
 
 
 def split(x: Tensor, positions: int, most: int) -> Tuple[int, int]:
-    """Return into how many splits an image's positions are divided (about four programs per processor), and their size.
+    """Return the number of parts that an image's positions are divided into, and the positions of a part.
 
     Args:
         x (Tensor): The map.
-        positions (int): Positions that a program computes at once: a split holds a multiple.
-        most (int): Splits at most.
+        positions (int): Positions that a program computes at once; those of a part are a multiple.
+        most (int): Maximum number of parts. There are about four programs per processor.
     """
     batch, num_positions = len(x), x.shape[2] * x.shape[3]
     splits = min(most, max(1, 4 * num_processors(x.device) // batch))

@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 
 
 class Alignment:
-    """Collects images with their segmentation maps, and compares their edges."""
+    """Comparison of the edges of images with those of their segmentation maps."""
 
     def __init__(self) -> None:
         self.pairs: List[Pair] = []

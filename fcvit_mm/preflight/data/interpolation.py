@@ -15,7 +15,7 @@ OUTLINE = 0.8
 
 
 class Interpolation:
-    """Counts the changes of label in segmentation maps."""
+    """Counter of the changes of label in segmentation maps."""
 
     def __init__(self) -> None:
         self.changes = 0
