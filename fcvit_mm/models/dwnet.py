@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
-from ..ops.tracing import records_any_size
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
 from .dwnet_names import PUBLISHED_NAMES
@@ -26,6 +25,7 @@ from .fusion import fuse_batch_norm_, fuse_batch_norm_before_
 from .layers import Conv2d, DropPath, LayerNorm2d, activated, residual
 from .modified import is_unmodified
 from .padding import batch_to_space, pad_to_multiple, space_to_batch
+from .position_tables import resize_map
 from .stages import Stage, drop_path_rates
 
 #: Side of the depth-wise kernels, and of the windows that maps are padded to multiples of.
@@ -61,7 +61,7 @@ class PatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.proj(pad_to_multiple(x, 4)))
-        return x if self.pos_embed is None else x + resize_positions(self.pos_embed, x.shape[2:]).to(x.dtype)
+        return x if self.pos_embed is None else x + resize_map(self.pos_embed, x.shape[2:]).to(x.dtype)
 
 
 class PatchMerging(nn.Module):
@@ -388,17 +388,9 @@ class DWNet(Backbone):
             if given.ndim == 3 and side**2 == given.shape[1]:
                 given = given.transpose(1, 2).unflatten(2, (side, side))
             if given.ndim == 4 and given.shape[:2] == own.shape[:2]:
-                given = resize_positions(given, own.shape[2:])
+                given = resize_map(given, own.shape[2:])
             result['stem.pos_embed'] = given
         return result
-
-
-def resize_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
-    """Return a map of position embeddings ``(1, C, h, w)``, resized (bicubic) to ``size``."""
-    if not records_any_size() and tuple(positions.shape[2:]) == tuple(size):
-        return positions
-    # In float32, because CPUs have no bicubic interpolation of float16.
-    return F.interpolate(positions.float(), tuple(size), mode='bicubic', align_corners=False)
 
 
 def build_output_norm(norm_cfg: Optional[dict], channels: int) -> nn.Module:

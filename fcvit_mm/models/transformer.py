@@ -17,8 +17,8 @@ from ..dependencies import require
 from ..ops.tracing import call
 from .backbone import Backbone, check_frozen_stages, output_layout
 from .layers import LayerNorm2d
-from .oversmoothing import fit_table, resample_table
 from .padding import pad_to_multiple
+from .position_tables import fit_table, resize_table
 from .stages import Stage
 
 OUT_TYPES = ('pyramid', 'cls_token')
@@ -91,7 +91,7 @@ class TokenEmbed(nn.Module):
         x = x.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x), 1)
-        return x + resample_table(self.pos_embed, self.grid, grid), grid
+        return x + resize_table(self.pos_embed, self.grid, grid), grid
 
 
 class Transformer(Backbone):

@@ -1,4 +1,4 @@
-"""AttnScale and FeatScale agree with the formulas of the paper; tables of positions."""
+"""AttnScale and FeatScale agree with the formulas of the paper."""
 
 import pytest
 import torch
@@ -11,8 +11,6 @@ from fcvit_mm.models.oversmoothing import (
     FeatScale,
     attn_scale,
     check_methods,
-    fit_table,
-    resample_table,
 )
 
 
@@ -69,23 +67,3 @@ def test_methods_are_checked():
         check_methods('attn_scale')
     with pytest.raises(ValueError, match="'attnscale' is unknown"):
         check_methods(['attnscale'])
-
-
-def test_tables_are_resampled_only_to_other_sizes():
-    table = torch.randn(1, 17, 3)
-    assert resample_table(table, (4, 4), (4, 4)) is table
-    constant = torch.ones(1, 17, 3).index_fill(1, torch.tensor([0]), 5)
-    resized = resample_table(constant, (4, 4), (3, 7))
-    assert resized.shape == (1, 22, 3) and resized[0, 0].eq(5).all()
-    torch.testing.assert_close(resized[:, 1:], torch.ones(1, 21, 3))
-
-
-def test_a_table_is_fitted_to_a_parameter():
-    like = torch.zeros(1, 1 + 9, 3)
-    assert fit_table(like, like, 1, (3, 3), 'a') is like
-    other = torch.randn(1, 17, 4)
-    assert fit_table(other, like, 1, (3, 3), 'a') is other, 'the loader reports another width'
-    table = torch.randn(1, 17, 3)
-    assert torch.equal(fit_table(table, like, 1, (3, 3), 'a'), resample_table(table, (4, 4), (3, 3)))
-    with pytest.raises(ValueError, match=r'a of the checkpoint has 15 positions, expected 9, or a square number'):
-        fit_table(torch.randn(1, 16, 3), like, 1, (3, 3), 'a')
