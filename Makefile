@@ -55,7 +55,7 @@ test-fast: setup
 # The tests that need only torch, MMEngine and timm; the others are skipped.
 test-light: setup-light
 	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest $(WORKERS) \
-		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_stranger.py tests/test_errors.py \
+		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_example_package.py tests/test_errors.py \
 		tests/test_files.py
 
 # Commands and the processes that they fork are counted, too. The data of an earlier run would be added: remove it.

@@ -21,7 +21,7 @@ LONG = (
     'test_exporter.py',
     'test_timm.py',
     'test_train.py',
-    'test_stranger.py',
+    'test_example_package.py',
     'test_speed.py',
     'test_sizes.py',
     'test_modified.py',
@@ -101,7 +101,7 @@ def reset_mmengine():
 
 
 def make_once(tmp_path_factory, name, make):
-    """Make a folder make_once for all workers of pytest-xdist."""
+    """Make a folder once for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / f'shared_{name}'
     with FileLock(f'{folder}.lock'):

@@ -171,7 +171,7 @@ class Server:
             connection.close()
 
 
-def be(request, path):
+def run_as_interpreter(request, path):
     """Run the request in the forked process like an interpreter with these arguments, and exit."""
     import atexit
     import io
@@ -254,7 +254,7 @@ def serve(name, modules):
     sys.stdout.flush()  # otherwise every process would print the messages of the imports again
     request = Server(few if all_of_them.fileno() < 0 else all_of_them).serve()
     if request is not None:
-        be(request, [folder for folder in sys.path if folder not in own])
+        run_as_interpreter(request, [folder for folder in sys.path if folder not in own])
     os._exit(0)  # skips the cleanup of the interpreter, which takes seconds
 
 

@@ -128,7 +128,7 @@ class Gate(nn.Module):
         return x
 
 
-class Stranger(nn.Module):
+class OtherNet(nn.Module):
     """A network of another package, with all methods that the analyses use."""
 
     def __init__(self):
@@ -144,7 +144,7 @@ class Stranger(nn.Module):
 
 
 def test_network_of_another_package():
-    model, image = Stranger(), torch.randn(2, 3, 8, 4)
+    model, image = OtherNet(), torch.randn(2, 3, 8, 4)
     tokens, windows = collect_attention(model, image).values()
     assert tokens.weights.shape == (2, 1, 1, 9, 9) and tokens.grid == (4, 2)
     assert tokens.positions.tolist() == [[-1, *range(8)]]

@@ -1,10 +1,10 @@
 # A classifier with a network of another package, on folders of images; 1 process x 4 images = 4.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
-custom_imports = dict(imports=['fcvit_mm', 'stranger'], allow_failed_imports=False)
+custom_imports = dict(imports=['fcvit_mm', 'example_net'], allow_failed_imports=False)
 data_preprocessor = dict(num_classes=5, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='StrangerNet', out_indices=(3,)),
+    backbone=dict(type='ExampleNet', out_indices=(3,)),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=5, in_channels=20, loss=dict(type='CrossEntropyLoss')),
 )

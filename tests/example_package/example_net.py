@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 @MODELS.register_module()
-class StrangerNet(Backbone):
+class ExampleNet(Backbone):
     """Four stages of blocks, for tests: ``(B, 3, H, W)`` to maps of strides 4, 8, 16 and 32."""
 
     strides = (4, 8, 16, 32)
@@ -59,12 +59,12 @@ class StrangerNet(Backbone):
 
 VARIANT = register_variant(
     Variant(
-        'stranger_net',
-        StrangerNet,
+        'example_net',
+        ExampleNet,
         dict(out_indices=(3,)),
         crop=0.9,
         paper='arXiv:0',
-        collection='Stranger',
-        config=str(Path(__file__).with_name('stranger_net_in1k.py')),
+        collection='ExampleNet',
+        config=str(Path(__file__).with_name('example_net_in1k.py')),
     )
 )
