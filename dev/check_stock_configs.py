@@ -23,8 +23,9 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 
 from fcvit_mm.apis.load import build_model
+from fcvit_mm.apis.random_batch import BATCH, random_batch
 from fcvit_mm.apis.rewiring import readers
-from fcvit_mm.apis.step import BATCH, SIZES, random_batch, scope_of_library, without_downloads
+from fcvit_mm.apis.step import SIZES, scope_of_library, without_downloads
 from fcvit_mm.apis.stock import replace_backbone
 from fcvit_mm.engine.config import type_name
 from fcvit_mm.errors import UserError, command_parser, run_command

@@ -31,7 +31,8 @@ from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.apis.step import BATCH, SIZES, random_batch, scope_of_library, without_downloads
+from fcvit_mm.apis.random_batch import BATCH, random_batch
+from fcvit_mm.apis.step import SIZES, scope_of_library, without_downloads
 from fcvit_mm.apis.stock import LIBRARIES, find_stock
 from fcvit_mm.engine.config import type_name, walk
 from fcvit_mm.errors import UserError, command_parser, origin, run_command

@@ -16,7 +16,8 @@ from torch import nn
 
 import fcvit_mm
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.apis.step import random_batch, scope_of_library, without_downloads
+from fcvit_mm.apis.random_batch import random_batch
+from fcvit_mm.apis.step import scope_of_library, without_downloads
 from fcvit_mm.mmcv_ext import is_compiled
 
 

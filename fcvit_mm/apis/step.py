@@ -6,29 +6,26 @@ the loss show it without rules for each of them.
 
 import copy
 import logging
-import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 import torch.nn as nn
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from torch import Tensor
 
-from ..engine.config import library_of, task_of, type_name, walk
+from ..engine.config import library_of, type_name, walk
 from ..errors import UserError, origin
+from .failing_part import failing_part, named_in_config, part_in_building
 from .load import build_model, input_channels, tensor_forward
+from .random_batch import BATCH, collated, random_batch
 
 #: Sides of the images in pixels, the smallest first: some models need more positions than small images have.
 SIZES = (128, 256)
-#: Images per batch: BatchNorm needs two if a map is pooled to one position.
-BATCH = 2
 #: Maximum number of proposals and queries per image; few are enough for small images.
 PROPOSALS = 50
 
@@ -137,115 +134,6 @@ def observed(
 def parameters_without_gradient(model: nn.Module) -> List[str]:
     """Return the names of the trainable parameters that have no gradient, after a backward pass."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
-
-
-def random_batch(cfg: Config, size: int, channels: int = 3, images: int = BATCH) -> Dict[str, list]:
-    """Make random images with ground truth, as a data loader of the config would.
-
-    Args:
-        cfg (Config): Config of a classifier, detector or segmentor.
-        size (int): Side of the images, in pixels.
-        channels (int): Number of channels of the images.
-        images (int): Number of images.
-
-    Returns:
-        dict: ``inputs``, a list of uint8 tensors ``(channels, size, size)``, and ``data_samples``: in detection two
-            boxes of label 0, and masks and a segmentation map of label 0 if the training pipeline loads them; in
-            segmentation a map with labels 0 and 1, and edge and depth maps if the pipeline makes them.
-    """
-    rng = np.random.RandomState(0)
-    inputs = [torch.from_numpy(rng.randint(0, 255, (channels, size, size), dtype=np.uint8)) for _ in range(images)]
-    samples = [SAMPLES[task_of(cfg)](cfg, size, number) for number in range(images)]
-    return dict(inputs=inputs, data_samples=samples)
-
-
-def collated(cfg: Config, batch: Dict[str, list]) -> Any:
-    """Return a batch in the format of the collate function of the training data loader, such as MMYOLO's."""
-    collate = (cfg.get('train_dataloader') or {}).get('collate_fn')
-    if collate is None:
-        return batch
-    samples = [dict(zip(batch, values)) for values in zip(*batch.values())]
-    sampler = dict(type='DefaultSampler', shuffle=False)
-    options = dict(dataset=samples, batch_size=len(samples), sampler=sampler, collate_fn=copy.deepcopy(collate))
-    return next(iter(Runner.build_dataloader(ConfigDict(options, num_workers=0))))
-
-
-def _described(size: int, number: int) -> Dict[str, Any]:
-    shape = (size, size)
-    return dict(
-        img_shape=shape,
-        ori_shape=shape,
-        pad_shape=shape,
-        scale_factor=(1.0, 1.0),
-        flip=False,
-        img_id=number,
-        border=(0.0, size, 0.0, size),  # borders of the image within its frame, which CenterNet's pipeline sets
-    )
-
-
-def _classified(cfg: Config, size: int, number: int) -> Any:
-    from mmpretrain.structures import DataSample
-
-    return DataSample(metainfo=_described(size, number)).set_gt_label(0)
-
-
-def _detected(cfg: Config, size: int, number: int) -> Any:
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.bbox import HorizontalBoxes
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData, PixelData
-
-    boxes = [[size // 8, size // 8, size // 2, size // 2], [size // 4, size // 4, size - 8, size - 16]]
-    masks = np.zeros((len(boxes), size, size), dtype=np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes):
-        mask[top:bottom, left:right] = 1
-    # Only what the training pipeline loads, because some models behave differently if there is more.
-    steps = list(walk((cfg.get('train_dataloader') or {}).get('dataset')))
-    kinds = [step['box_type'] for step in steps if step.get('box_type')]
-    kinds += [
-        step['box_type_mapping']['gt_bboxes'] for step in steps if 'gt_bboxes' in step.get('box_type_mapping', {})
-    ]
-    sample = DetDataSample(metainfo=_described(size, number))
-    sample.gt_instances, sample.ignored_instances = (
-        InstanceData(
-            bboxes=HorizontalBoxes(torch.tensor(each, dtype=torch.float32).view(-1, 4)).convert_to(
-                (kinds or ['hbox'])[-1]
-            ),
-            labels=torch.zeros(len(each), dtype=torch.long),
-        )
-        for each in (boxes, [])
-    )
-    panoptic = any(type_name(step) == 'LoadPanopticAnnotations' for step in steps)
-    if panoptic or any(step.get('with_mask') for step in steps):
-        sample.gt_instances.masks = BitmapMasks(masks, size, size)
-    if panoptic or any(step.get('with_seg') for step in steps):
-        # If the pipeline reduces the map, as HTC's does, the head expects the reduced size.
-        scales = [step.get('scale_factor', 1) for step in steps if type_name(step) == 'SegRescale']
-        side = int(size * (scales[0] if scales else 1))
-        sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, side, side, dtype=torch.long))
-    return sample
-
-
-def _segmented(cfg: Config, size: int, number: int) -> Any:
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    labels = torch.zeros(1, size, size, dtype=torch.long)
-    labels[:, : size // 2] = 1
-    sample = SegDataSample(metainfo=_described(size, number), gt_sem_seg=PixelData(data=labels))
-    # Further ground truth from the training pipeline, for heads of PIDNet and of depth estimators.
-    steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
-    if 'GenerateEdge' in steps:
-        edge = torch.zeros_like(labels)
-        edge[:, size // 2] = 1
-        sample.set_data(dict(gt_edge_map=PixelData(data=edge)))
-    if 'LoadDepthAnnotation' in steps:
-        sample.set_data(dict(gt_depth_map=PixelData(data=torch.ones(1, size, size))))
-    return sample
-
-
-#: Task -> function that generates the ground truth of an image.
-SAMPLES = dict(classification=_classified, detection=_detected, segmentation=_segmented)
 
 
 def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
@@ -384,71 +272,3 @@ def _take_step_of_outputs(model: nn.Module, size: Any, channels: int, images: in
 def _describe_error(error: BaseException) -> str:
     kind, message, _ = origin(error)
     return f'{kind}: {message}'.rstrip(': ')
-
-
-def failing_part(model: nn.Module, error: BaseException) -> str:
-    """Return the name of the innermost model component in an error's traceback; empty for the model itself.
-
-    Components are modules whose class is from a library or the user, not from PyTorch.
-    """
-    names = {id(module): name for name, module in model.named_modules()}
-    part = ''
-    for module in _passed_through(error):
-        part = names.get(id(module), part)
-    return part
-
-
-def named_in_config(model: Any, part: str) -> Tuple[str, str]:
-    """Return dotted name and type of the innermost component of a config that contains a module.
-
-    Args:
-        model (dict): The config.
-        part (str): Name of the module.
-    """
-    node, name, found = model, 'model', ('model', type_name(model))
-    for key in filter(None, part.split('.')):
-        index: Any = int(key) if isinstance(node, (list, tuple)) else key
-        try:
-            node = node[index]
-        except (KeyError, IndexError, TypeError):
-            break
-        name = f'{name}.{key}'
-        if isinstance(node, dict):
-            found = (name, type_name(node))
-    return found
-
-
-def part_in_building(model: Any, error: BaseException) -> str:
-    """Return dotted name and type of the config component whose constructor failed; empty if unknown.
-
-    Args:
-        model (dict): The config.
-        error (BaseException): The error that building the model raised.
-    """
-    part = ''
-    for module in _passed_through(error):
-        kind = type(module).__name__
-        found = [name for name, node in _named_nodes(model, 'model') if type_name(node) == kind]
-        part = f'{found[0]} ({kind})' if found else part
-    return part
-
-
-def _passed_through(error: BaseException) -> Iterator[nn.Module]:
-    """Yield the modules whose methods an error passed through, outermost first; also those of its ``__cause__``."""
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    for each in chain:
-        for frame, _ in traceback.walk_tb(each.__traceback__):
-            module = frame.f_locals.get('self')
-            foreign = ('torch.', 'mmcv.', 'mmengine.')
-            if isinstance(module, nn.Module) and not type(module).__module__.startswith(foreign):
-                yield module
-
-
-def _named_nodes(node: Any, name: str) -> Iterator[Tuple[str, dict]]:
-    if isinstance(node, dict):
-        yield name, node
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, child in items:
-        yield from _named_nodes(child, f'{name}.{key}')
