@@ -107,8 +107,8 @@ RENAMED = {
     },
     'fcvit_mm.engine.network': {
         'read_picture': 'fcvit_mm.images.read_image',
-        'fit_picture': 'fcvit_mm.apis.load.fit_image',
-        'pad_picture': 'fcvit_mm.apis.load.pad_image',
+        'fit_picture': 'fcvit_mm.apis.preprocessing.fit_image',
+        'pad_picture': 'fcvit_mm.apis.preprocessing.pad_image',
     },
     'fcvit_mm.engine.pictures': {
         'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook',

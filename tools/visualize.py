@@ -30,7 +30,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
-    from fcvit_mm.apis.load import image_reader
+    from fcvit_mm.apis.preprocessing import image_reader
     from fcvit_mm.engine.config import load_config
     from fcvit_mm.files import check_writable_folder
     from fcvit_mm.images import ImageError, find_inputs

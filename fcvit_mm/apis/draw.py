@@ -26,18 +26,9 @@ from ..images import (
     report_lost_frames,
     swap_channels,
 )
-from .load import (
-    Meta,
-    NetworkError,
-    check_channels,
-    check_has_pipeline,
-    image_reader,
-    input_channels,
-    meta_of,
-    read_trained,
-    split_pipeline,
-)
+from .load import Meta, input_channels, meta_of, read_trained
 from .normalization import report_other_normalization
+from .preprocessing import NetworkError, check_channels, check_has_pipeline, image_reader, split_pipeline
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
@@ -233,7 +224,7 @@ def draw_images(
         draw (callable): Result of :func:`build_drawer`.
         sources (Sequence[str]): The images.
         out_dir (str): The folder.
-        read (callable): Function that reads an image file, see :func:`~fcvit_mm.apis.load.image_reader`.
+        read (callable): Function that reads an image file, see :func:`~fcvit_mm.apis.preprocessing.image_reader`.
 
     Returns:
         tuple[list[str], list[str]]: Paths written, and one line for each skipped image.

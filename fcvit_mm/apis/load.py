@@ -19,25 +19,25 @@ from torch.utils._pytree import tree_flatten
 
 from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..dependencies import require
-from ..engine.config import leaf_datasets, library_of, load_config, set_pretrained, task_or_library, type_name
+from ..engine.config import leaf_datasets, library_of, load_config, set_pretrained, task_or_library
 from ..engine.machine import replace_sync_bn
 from ..engine.wrapped import backbone_config
-from ..errors import UserError, library_errors
-from ..images import ImageReader, PathLike, display, swap_channels
+from ..errors import library_errors
+from ..images import ImageReader, display, swap_channels
 from .normalization import report_other_normalization
+from .preprocessing import (
+    ImageLike,
+    NetworkError,
+    fit_image,
+    image_reader,
+    pad_image,
+    read_pixels,
+    run_pipeline,
+    split_pipeline,
+)
 
 #: Prefix of the name of a timm model that is given in place of a config file.
 TIMM = 'timm:'
-#: Value of padded pixels: about the mean color, which normalization maps to 0.
-PADDING = 114
-#: Parts of the names of steps that load something other than an image.
-NOT_OF_IMAGES = ('Annotation', 'Depth', 'Proposals', 'Segmentation')
-#: An image file, or its pixels.
-ImageLike = Union[PathLike, np.ndarray]
-
-
-class NetworkError(UserError):
-    """The network cannot be built from the arguments, or does not accept the image."""
 
 
 class Prepared(NamedTuple):
@@ -231,7 +231,7 @@ def _load_config(
     channels = input_channels(model, cfg)
 
     def prepare(image: ImageLike, size: Optional[Sequence[int]] = None) -> Prepared:
-        pixels = _read(image, read, channels)
+        pixels = read_pixels(image, read, channels)
         if size is not None:
             pixels = fit_image(pixels, size)
         elif pipeline is None:
@@ -240,7 +240,7 @@ def _load_config(
                 lacks = f'a test pipeline of {task_or_library(cfg)}, which may need more than an image'
             raise NetworkError(f'{network} has {lacks}: give a size')
         else:
-            pixels = _run_pipeline(pipeline, pixels)
+            pixels = run_pipeline(pipeline, pixels)
         # OpenCV's order, as pipelines pack images; torch lacks some of NumPy's integers.
         packed = swap_channels(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
         inputs = torch.from_numpy(np.ascontiguousarray(packed.reshape(*packed.shape[:2], -1).transpose(2, 0, 1)))
@@ -250,29 +250,6 @@ def _load_config(
         return Prepared(tensor, pad_image(display(pixels), tensor.shape[2:]), size)
 
     return Network(name, model, task_or_library(cfg), checkpoint, prepare, class_names, read, channels)
-
-
-def _read(image: ImageLike, read: ImageReader, channels: int) -> np.ndarray:
-    """Return the pixels of a file, or of an image already read, as ``read`` returns them."""
-    if isinstance(image, np.ndarray):
-        return check_channels(read.convert(image), channels)
-    return check_channels(read(image), channels, os.fspath(image))
-
-
-def check_channels(pixels: np.ndarray, channels: int, where: str = 'the image') -> np.ndarray:
-    """Return the image if it has the number of channels that the network takes.
-
-    Raises:
-        NetworkError: It has more or fewer.
-    """
-    found = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if found != channels:
-        raise NetworkError(
-            f'{where} has {found} channel{"s" if found > 1 else ""}, but the network takes {channels}: give images of '
-            'the kind it was trained on, or change the number of channels that the loading step of the test pipeline '
-            'reads (color_type, imdecode_backend)'
-        )
-    return pixels
 
 
 def _load_weights(model: nn.Module, checkpoint: str, cfg: Config) -> Optional[Tuple[str, ...]]:
@@ -334,7 +311,7 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
                 f'{TIMM}{name} has a mean and standard deviation for {len(data["mean"])} channels, but in_chans='
                 f'{channels}: prepare the images yourself, or give a config of mmpretrain with TIMMBackbone'
             )
-        pixels = _read(image, ImageReader(), channels)
+        pixels = read_pixels(image, ImageReader(), channels)
         pixels = fit_image(pixels, size or data['input_size'][1:], crop_ratio)
         tensor = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1) / 255
         return Prepared(((tensor - mean) / std).unsqueeze(0), pixels, (pixels.shape[0], pixels.shape[1]))
@@ -393,119 +370,3 @@ def _meta_of_dataset(cfg: Config) -> Dict[str, Any]:
             # Broad, because the data set may be of any type and its data missing; classes then have no names.
             return dict(leaf.get('metainfo') or {})
     return dict(built.metainfo)
-
-
-class Pipeline(NamedTuple):
-    """The steps of a config's test pipeline, by purpose.
-
-    Attributes:
-        loading (list): Steps that load an image; may be empty.
-        geometry (list, optional): Steps between loading and packing; ``None`` without a pipeline.
-        packing (list): Steps that pack the inputs of the model.
-    """
-
-    loading: List[Any]
-    geometry: Optional[List[Any]]
-    packing: List[Any]
-
-
-def check_has_pipeline(cfg: Config) -> None:
-    """Check that a config has a test pipeline.
-
-    Raises:
-        NetworkError: It has no ``test_dataloader``, or one without a data set.
-    """
-    if not (cfg.get('test_dataloader') or {}).get('dataset'):
-        raise NetworkError(
-            f'{cfg.filename} has no test_dataloader, whose pipeline prepares the images: add one to the config, such '
-            'as test_dataloader = val_dataloader'
-        )
-
-
-def split_pipeline(cfg: Config) -> Pipeline:
-    """Return the steps of a config's test pipeline, without those that load annotations."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    dataset = next(leaf_datasets(dataset)) if dataset else None
-    if not dataset or 'pipeline' not in dataset:
-        return Pipeline([], None, [])
-    loading, geometry, packing = [], [], []
-    for step in dataset['pipeline']:
-        name = type_name(step)
-        if name.startswith('Pack'):
-            packing.append(step)
-        elif not name.startswith('Load'):
-            geometry.append(step)
-        elif not any(word in name for word in NOT_OF_IMAGES):
-            loading.append(step)
-    return Pipeline(loading, geometry, packing)
-
-
-def image_reader(cfg: Config) -> ImageReader:
-    """Build a reader that loads local image files as a config's test pipeline does."""
-    steps = [dict(step) for step in split_pipeline(cfg).loading if type_name(step) != 'LoadImageFromNDArray']
-    if not steps:
-        return ImageReader()
-    for step in steps:
-        # Only the training data may be on remote storage; these files are local.
-        for key in ('backend_args', 'file_client_args'):
-            step.pop(key, None)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        load = Compose(steps)
-    return ImageReader(load, any(str(step.get('color_type', '')).startswith('grayscale') for step in steps))
-
-
-def _run_pipeline(pipeline: Compose, pixels: np.ndarray) -> np.ndarray:
-    shape = pixels.shape[:2]
-    # OpenCV's order, as the pipelines load images.
-    results = pipeline(dict(img=swap_channels(pixels), img_shape=shape, ori_shape=shape))
-    if 'img' not in results:  # TestTimeAug returns several images
-        raise NetworkError(
-            f'the test pipeline ends with {type(pipeline.transforms[-1]).__name__}, which does not return one image: '
-            'give the test pipeline without test-time augmentation (tools/test.py and tools/predict.py have --tta)'
-        )
-    return swap_channels(results['img'])
-
-
-def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) -> np.ndarray:
-    """Resize an image to cover ``size`` (height, width) and crop the centre, keeping its aspect ratio.
-
-    Args:
-        pixels (np.ndarray): ``(H, W)`` or ``(H, W, C)``; values other than uint8 become float32.
-        size (Sequence[int]): Height and width wanted.
-        crop_ratio (float): Fraction of the covering square that the crop keeps, as in evaluation on ImageNet.
-    """
-    from PIL import Image, ImageOps
-
-    height, width = size
-    if height < 1 or width < 1:
-        raise NetworkError(f'size is {height}x{width}, expected a height and width of at least 1 pixel')
-    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    # Pillow resizes images of three channels only if they have 8 bits.
-    channels = [pixels] if pixels.ndim == 2 or _is_rgb(pixels) else list(np.moveaxis(pixels, 2, 0))
-    fitted = [
-        np.array(
-            ImageOps.fit(
-                Image.fromarray(np.ascontiguousarray(channel)),
-                (width, height),
-                Image.Resampling.BICUBIC,
-                bleed=(1 - crop_ratio) / 2,
-            )
-        )
-        for channel in channels
-    ]
-    return fitted[0] if channels[0] is pixels else np.stack(fitted, 2)
-
-
-def _is_rgb(pixels: np.ndarray) -> bool:
-    return pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-
-
-def pad_image(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Pad an image to ``size`` (height, width) on the right and below, as data preprocessors do."""
-    rows, columns = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
-    if rows < 0 or columns < 0:
-        raise NetworkError(
-            f'the data preprocessor changed the image from {pixels.shape[:2]} to {tuple(size)} pixels (height, '
-            'width), expected no reduction: give a size that it does not change'
-        )
-    return np.pad(pixels, ((0, rows), (0, columns), (0, 0)), constant_values=PADDING)

@@ -15,7 +15,8 @@ from ..analysis.attention import similarity_layers
 from ..analysis.plots import overlay, short_name
 from ..analysis.similarity import shared_limits, similarity_maps
 from ..apis.draw import Drawer, build_drawer
-from ..apis.load import image_reader, load_network
+from ..apis.load import load_network
+from ..apis.preprocessing import image_reader
 from ..checkpoints import is_published
 from ..engine.config import load_config
 from ..errors import UserError

@@ -10,7 +10,8 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
 
-from ..apis.load import Network, load_network, split_pipeline
+from ..apis.load import Network, load_network
+from ..apis.preprocessing import split_pipeline
 from ..engine.config import leaf_datasets, library_of, load_config, task_or_library, type_name, walk
 from ..errors import UserError, library_errors
 from ..files import check_writable

@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 from fcvit_mm.apis import draw
 from fcvit_mm.apis.draw import build_drawer, draw_images, draw_sample, draw_video
-from fcvit_mm.apis.load import NetworkError, image_reader, load_network
+from fcvit_mm.apis.load import load_network
+from fcvit_mm.apis.preprocessing import NetworkError, image_reader
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import LibraryError
 from fcvit_mm.images import ImageError, find_inputs

@@ -13,15 +13,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-from fcvit_mm.apis.load import (
-    NetworkError,
-    _load_weights,
-    build_model,
-    fit_image,
-    input_channels,
-    load_network,
-    pad_image,
-)
+from fcvit_mm.apis.load import _load_weights, build_model, input_channels, load_network
+from fcvit_mm.apis.preprocessing import NetworkError
 from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.engine.config import ConfigError, load_config
 from fcvit_mm.images import ImageError, read_image
@@ -164,24 +157,6 @@ def test_class_names_in_checkpoints_of_earlier_versions(meta, names, tmp_path, m
     model = torch.nn.Linear(2, 2)
     torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'a.pth')
     assert _load_weights(model, str(tmp_path / 'a.pth'), Config()) == names
-
-
-def test_images_are_read_cropped_and_padded(tmp_path, image_file):
-    pixels = read_image(image_file)
-    assert pixels.shape == (60, 80, 3) and np.array_equal(pixels, cv2.imread(image_file)[..., ::-1])
-    (tmp_path / 'cut.png').write_bytes(Path(image_file).read_bytes()[:60])
-    for name, message in (('cut.png', 'cannot be decoded'), ('none.png', 'does not exist')):
-        with pytest.raises(ImageError, match=f'{name} {message}'):
-            read_image(str(tmp_path / name))
-    # The image is resized with the same aspect ratio and center-cropped: 60x80 to 30x40, then to 30x30.
-    square = np.zeros((60, 80, 3), np.uint8)
-    square[:, 10:70] = 200
-    assert (fit_image(square, (30, 30))[:, 4:-4] == 200).all()
-    assert (fit_image(square, (30, 40))[:, :4] < 100).all()
-    padded = pad_image(square, (64, 96))
-    assert padded.shape == (64, 96, 3) and (padded[60:] == padded[0, 95]).all() and (padded[:60, :80] == square).all()
-    with pytest.raises(NetworkError, match='size is 0x5, expected'):
-        fit_image(square, (0, 5))
 
 
 def test_random_weights_are_reproducible():

@@ -22,17 +22,9 @@ from ...engine.config import task_of
 from ...engine.machine import adapt_to_machine, replace_sync_bn
 from ...errors import library_errors
 from ...inference import optimize_for_inference
-from ..load import (
-    Meta,
-    build_model,
-    check_has_pipeline,
-    image_reader,
-    input_channels,
-    meta_of,
-    read_trained,
-    split_pipeline,
-)
+from ..load import Meta, build_model, input_channels, meta_of, read_trained
 from ..normalization import report_other_normalization
+from ..preprocessing import check_has_pipeline, image_reader, split_pipeline
 from .options import Options, check_options
 from .preparation import Loaded, prepare, without_loading_steps
 from .results import PredictionError

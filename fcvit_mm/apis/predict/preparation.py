@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from ...engine.config import type_name
 from ...images import ImageError, ImageReader, open_video, swap_channels
-from ..load import NetworkError, check_channels
+from ..preprocessing import NetworkError, check_channels
 from .inputs import Work
 
 
