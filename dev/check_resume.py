@@ -46,8 +46,8 @@ from fcvit_mm.engine import run
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.engine.hooks import checkpoint
 from fcvit_mm.engine.hooks.checkpoint import INTERRUPTED, TERMINATED, Interrupted
-from fcvit_mm.engine.hooks.resume import select_resume_point
 from fcvit_mm.engine.machine import adapt_to_machine, train_in_float32_on_cpus
+from fcvit_mm.engine.resume_point import select_resume_point
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.registry import HOOKS
 

@@ -115,6 +115,9 @@ RENAMED = {
         'ENDINGS': 'fcvit_mm.images.checking.ENDINGS',
         'empty_picture': 'fcvit_mm.engine.hooks.corrupt_samples.empty_image',
     },
+    'fcvit_mm.engine.resume': {
+        name: f'fcvit_mm.engine.resume_point.{name}' for name in ('find_resume_point', 'is_complete')
+    },
     'fcvit_mm.engine.preflight': {'disk_problems': 'fcvit_mm.preflight.work_dir.disk_problems'},
     'fcvit_mm.engine.quantization': {
         'calibration_pictures': 'fcvit_mm.export.quantization.calibration_images',

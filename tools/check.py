@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
 
     from fcvit_mm.engine.command_options import enable_amp
     from fcvit_mm.engine.config import load_config
-    from fcvit_mm.engine.hooks.resume import select_resume_point
+    from fcvit_mm.engine.resume_point import select_resume_point
     from fcvit_mm.preflight.checks import PreflightError, check_training
     from fcvit_mm.preflight.trial import format_trial, run_trial
 

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     check_config(args.config)
     from fcvit_mm.engine.command_options import enable_amp, enable_auto_scale_lr
     from fcvit_mm.engine.config import load_config
-    from fcvit_mm.engine.hooks.resume import request_resume, select_resume_point
+    from fcvit_mm.engine.resume_point import request_resume, select_resume_point
     from fcvit_mm.engine.run import is_first_here, train
     from fcvit_mm.preflight.checks import check_training
     from fcvit_mm.preflight.start import explained_start

@@ -23,9 +23,10 @@ from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook
 from .hooks.defaults import add_training_hooks, skip_corrupt_samples, write_checkpoints_atomically
 from .hooks.foreign_checkpoints import find_weights
-from .hooks.resume import is_sharded, make_resumable, select_resume_point
+from .hooks.resume import make_resumable
 from .machine import adapt_to_machine, train_in_float32_on_cpus
 from .outputs import keep_every_result
+from .resume_point import is_sharded, select_resume_point
 from .wrapped import backbone_config
 
 Result = TypeVar('Result')

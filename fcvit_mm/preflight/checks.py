@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ..engine.config import leaf_datasets, type_name
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
-from ..engine.hooks.resume import is_sharded
+from ..engine.resume_point import is_sharded
 from ..errors import UserError
 from .batches import batch_problems
 from .building import backend_problems, build_problems, checkpoint_hook_problems
@@ -95,7 +95,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
 
     Args:
         cfg (Config): The config, command line merged and resume point chosen
-            (:func:`fcvit_mm.engine.hooks.resume.select_resume_point`).
+            (:func:`fcvit_mm.engine.resume_point.select_resume_point`).
         building (bool): Also build all parts of the run except the data sets, as the runner does at its start.
 
     Raises:

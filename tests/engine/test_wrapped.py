@@ -2,7 +2,7 @@ import pytest
 from mmengine.config import Config
 
 from fcvit_mm.engine.config import ConfigError, set_pretrained
-from fcvit_mm.engine.hooks.resume import select_resume_point
+from fcvit_mm.engine.resume_point import select_resume_point
 from fcvit_mm.engine.run import is_overwritten
 from fcvit_mm.engine.structure import structure_problems
 from fcvit_mm.engine.wrapped import backbone_config, find_inner_model, unwrap_model

@@ -15,7 +15,7 @@ from small_run import train
 
 from fcvit_mm import files
 from fcvit_mm.engine.hooks.checkpoint import AtomicCheckpointHook, CheckpointWriteError
-from fcvit_mm.engine.hooks.resume import find_resume_point
+from fcvit_mm.engine.resume_point import find_resume_point
 from fcvit_mm.registry import HOOKS
 
 ALONE = """

@@ -11,13 +11,10 @@ from small_run import train
 
 from fcvit_mm.engine.hooks.resume import (
     ResumeError,
-    find_resume_point,
-    is_complete,
     load_samples,
     make_resumable,
-    request_resume,
-    select_resume_point,
 )
+from fcvit_mm.engine.resume_point import find_resume_point
 from fcvit_mm.errors import LibraryError, UserError
 from fcvit_mm.registry import HOOKS
 
@@ -145,16 +142,6 @@ def test_random_seed_of_a_folder_checkpoint_is_reported_as_lost(tmp_path, monkey
         train(tmp_path / str(seed), True, change=change, seed=seed, end=6)
         train(tmp_path / str(seed), True, change=change, seed=seed, resume=True)
     assert len(logged) == 1 and 'Set randomness.seed to continue in the same order' in logged[0]
-
-
-def test_incomplete_folder_checkpoints_are_skipped(tmp_path):
-    folder = tmp_path / 'epoch_1.pth'
-    folder.mkdir()
-    assert not is_complete(str(folder)) and find_resume_point(str(tmp_path)) is None
-    torch.save({}, folder / 'rank0.pth')
-    assert is_complete(str(folder)) and find_resume_point(str(tmp_path)) == str(folder)
-    (folder / 'rank1.pth').write_bytes((folder / 'rank0.pth').read_bytes()[:100])
-    assert not is_complete(str(folder)) and find_resume_point(str(tmp_path)) is None
 
 
 SCHEDULES = dict(
@@ -308,40 +295,6 @@ def test_averaged_weights_without_ema_hook_are_reported(tmp_path, monkeypatch):
     assert text.startswith('Resuming: the checkpoint has averaged weights of EMAHook, which the config lacks: training')
 
 
-def test_request_to_resume(tmp_path):
-    """Without anything to resume, the run starts as the config says, its weights included."""
-    cfg = Config(dict(work_dir=str(tmp_path), load_from='weights.pth'))
-    request_resume(cfg, 'auto')
-    select_resume_point(cfg)
-    assert cfg.load_from == 'weights.pth' and not cfg.get('resume')
-    torch.save({}, tmp_path / 'epoch_1.pth')
-    request_resume(cfg, 'auto')
-    assert cfg.resume and cfg.load_from == str(tmp_path / 'epoch_1.pth')
-    request_resume(cfg, 'mine.pth')
-    assert cfg.resume and cfg.load_from == 'mine.pth'
-
-
-def test_resume_point(tmp_path):
-    assert find_resume_point(str(tmp_path)) is None and find_resume_point(str(tmp_path / 'none')) is None
-    for name in ('epoch_1', 'epoch_2', 'best_acc_epoch_3'):
-        torch.save({'a': torch.ones(1000)}, tmp_path / f'{name}.pth')
-    first, second = str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'epoch_2.pth')
-    pointer = tmp_path / 'last_checkpoint'
-    pointer.write_text(first)
-    assert find_resume_point(str(tmp_path)) == first
-    pointer.write_text('/moved/from/epoch_1.pth')
-    assert find_resume_point(str(tmp_path)) == first
-    for content in (b'', b'\xff\xfe', b'gone.pth'):
-        pointer.write_bytes(content)
-        assert find_resume_point(str(tmp_path)) == second
-    with open(second, 'r+b') as file:
-        file.truncate(1500)
-    pointer.write_text(second)
-    assert not is_complete(second) and find_resume_point(str(tmp_path)) == first
-    pointer.write_text('s3://bucket/epoch_9.pth')
-    assert find_resume_point(str(tmp_path)) == 's3://bucket/epoch_9.pth'
-
-
 def test_config_keeps_its_batch_sampler():
     cfg = Config(dict(train_dataloader=dict(batch_size=2, drop_last=True, sampler=dict(type='DefaultSampler'))))
     make_resumable(cfg)
@@ -361,28 +314,6 @@ def test_other_hooks_find_the_attributes_of_the_data_loader(by_epoch, tmp_path):
     loader = runner.train_loop.dataloader
     assert (loader.batch_size, loader.drop_last, type(loader.sampler).__name__) == (3, False, 'DefaultSampler')
     assert loader.sampler is loader.batch_sampler.sampler and len(loader) == 4
-
-
-def test_resume_point_of_a_config(tmp_path):
-    def make(**options):
-        init_cfg = dict(type='Pretrained', checkpoint='a.pth')
-        return Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(init_cfg=init_cfg)), **options))
-
-    fresh = make(load_from='weights.pth')
-    select_resume_point(fresh)
-    assert fresh.load_from == 'weights.pth' and fresh.model.backbone.init_cfg
-    nothing = make(resume=True)
-    select_resume_point(nothing)
-    assert nothing.resume is False and nothing.load_from is None and nothing.model.backbone.init_cfg
-    torch.save({}, tmp_path / 'epoch_1.pth')
-    for given, chosen in ((None, str(tmp_path / 'epoch_1.pth')), ('mine.pth', 'mine.pth')):
-        cfg = make(resume=True, load_from=given)
-        select_resume_point(cfg)
-        # The pretrained file is not needed any more. A second time changes nothing.
-        assert cfg.load_from == chosen and cfg.resume and cfg.model.backbone.init_cfg is None
-        before = cfg.to_dict()
-        select_resume_point(cfg)
-        assert cfg.to_dict() == before
 
 
 def test_error_names_the_failing_sample():
