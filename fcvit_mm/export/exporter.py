@@ -97,19 +97,7 @@ def export_model(
         CheckpointError: The checkpoint belongs to another model.
         WriteError: The file cannot be written.
     """
-    check_format(out, kind)
-    check_writable(out)
-    for given in (config, checkpoint):
-        if osp.exists(given) and osp.realpath(given) == osp.realpath(out):
-            raise UserError(f'--out is {out}, which is read and would be replaced: give another name')
-    if part not in PARTS:
-        raise UserError(f'part is {part!r}, expected one of {", ".join(PARTS)}')
-    if rounds < 0:
-        raise UserError(f'--rounds is {rounds}, expected 0 or more')
-    if preprocess not in PREPROCESSING:
-        raise UserError(f'preprocess is {preprocess!r}, expected one of {", ".join(PREPROCESSING)}')
-    if openvino:
-        check_openvino(kind)
+    _check_arguments((config, checkpoint), out, kind, part, rounds, preprocess, evaluated, openvino)
     samples = _check_int8(kind, int8, labelled, calibration)
     small = osp.splitext(out)[0] + '_int8.onnx'
     if samples is not None:
@@ -117,8 +105,6 @@ def export_model(
     real = [] if compared is None else calibration_images(compared, None, '--compare')
     cfg = load_config(config, options)
     sized, size = bool(size), speed_size(cfg, size)
-    if evaluated and part != 'model':
-        raise UserError(f'--evaluate needs the complete model, not --part {part}: use --part model')
     test_data = build_test_data(cfg) if evaluated else None
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part)
@@ -189,6 +175,34 @@ def export_model(
         times = time_in_turn({name: partial(run, images) for name, run in timed.items()}, rounds)
         report['speed'] = dict(size=list(size), rounds=rounds, threads=torch.get_num_threads(), ms_per_image=times)
     return report
+
+
+def _check_arguments(
+    inputs: Sequence[str],
+    out: str,
+    kind: str,
+    part: str,
+    rounds: int,
+    preprocess: str,
+    evaluated: bool,
+    openvino: bool,
+) -> None:
+    """Raise an error for arguments of :func:`export_model` that are invalid for every model."""
+    check_format(out, kind)
+    check_writable(out)
+    for given in inputs:
+        if osp.exists(given) and osp.realpath(given) == osp.realpath(out):
+            raise UserError(f'--out is {out}, which is read and would be replaced: give another name')
+    if part not in PARTS:
+        raise UserError(f'part is {part!r}, expected one of {", ".join(PARTS)}')
+    if rounds < 0:
+        raise UserError(f'--rounds is {rounds}, expected 0 or more')
+    if preprocess not in PREPROCESSING:
+        raise UserError(f'preprocess is {preprocess!r}, expected one of {", ".join(PREPROCESSING)}')
+    if openvino:
+        check_openvino(kind)
+    if evaluated and part != 'model':
+        raise UserError(f'--evaluate needs the complete model, not --part {part}: use --part model')
 
 
 def _check_int8(
