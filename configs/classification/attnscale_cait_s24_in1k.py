@@ -5,7 +5,7 @@ _base_ = [
     '_base_/schedules/adamw_finetune_60e.py',
     '_base_/default_runtime.py',
 ]
-# An unmodified CaiT-S24, as published: what it lacks starts as the identity.
+# An unmodified CaiT-S24, as published: the parameters that it lacks start as the identity.
 pretrained = 'checkpoints/cait_s24_in1k.pth'
 
 model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=pretrained)))

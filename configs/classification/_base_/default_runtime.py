@@ -1,6 +1,6 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
-# A child's custom_imports replaces its parent's, so this stands here and nowhere else.
+# A child's custom_imports replace its parent's, so no other config sets them.
 custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 
 default_hooks = dict(

@@ -1,4 +1,4 @@
-# What FCViT-tiny is compared with: the same heads, data, schedule and seed, and a backbone from the same classification
+# The baseline for FCViT-tiny: the same heads, data, schedule and seed, and a backbone from the same classification
 # trial.
 _base_ = './mask_rcnn_fcvit_tiny_nuclei.py'
 pretrained = 'work_dirs/resnet18_flowers5/epoch_12.pth'

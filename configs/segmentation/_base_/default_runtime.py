@@ -1,7 +1,7 @@
-# `mmseg::...` does not resolve (its distribution has another name), so mmseg's defaults stand here.
+# `mmseg::...` does not resolve (its distribution has another name), so mmseg's defaults are repeated here.
 default_scope = 'mmseg'
 
-# A child's custom_imports replaces its parent's, so this stands here and nowhere else.
+# A child's custom_imports replace its parent's, so no other config sets them.
 custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 
 env_cfg = dict(

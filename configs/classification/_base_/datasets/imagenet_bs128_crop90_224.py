@@ -5,10 +5,10 @@ _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'
 bgr_mean = [103.53, 116.28, 123.675]
 bgr_std = [57.375, 57.12, 58.395]
 
-# The types Fast... and ChannelsFirst draw and compute what mmpretrain's do (docs/data.md), in less time.
+# The types Fast... and ChannelsFirst are faster equivalents of mmpretrain's transforms (docs/data.md).
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    # The published interpolation is drawn at random for each image.
+    # The published training chooses the interpolation of each image at random.
     dict(
         type='FastRandomResizedCrop',
         scale=224,
@@ -17,7 +17,7 @@ train_pipeline = [
         interpolation=('bilinear', 'bicubic'),
     ),
     dict(type='FastRandomFlip', prob=0.5, direction='horizontal'),
-    # timm draws the interpolation of these too; mmpretrain takes one for all.
+    # timm also chooses the interpolation of these at random; mmpretrain uses one for all.
     dict(
         type='FastRandAugment',
         policies='timm_increasing',

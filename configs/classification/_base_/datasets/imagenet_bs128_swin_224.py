@@ -1,7 +1,7 @@
 # Swin's augmentation and evaluation crop (256 -> 224, a ratio of 0.875), 128 images per GPU.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
-# The types Fast... and ChannelsFirst draw and compute what mmpretrain's do (docs/data.md), in less time.
+# The types Fast... and ChannelsFirst are faster equivalents of mmpretrain's transforms (docs/data.md).
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='FastRandomResizedCrop', scale=224, interpolation='bicubic'),

@@ -1,4 +1,4 @@
-# CaiT-S24 with AttnScale: as ViT, with CaiT's stochastic depth, which is that of every block.
+# CaiT-S24 with AttnScale: as ViT, with CaiT's stochastic depth, whose rate is the same for every block.
 _base_ = './vit.py'
 
 model = dict(

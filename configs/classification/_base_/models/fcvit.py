@@ -11,7 +11,7 @@ model = dict(
         topk=(1, 5),
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
     ),
-    # One of the two for each batch, with equal chances: the published switching probability of 0.5.
+    # One of the two for each batch, with equal probability: the published switching probability of 0.5.
     train_cfg=dict(
         augments=[
             dict(type='Mixup', alpha=0.8),

@@ -1,5 +1,5 @@
-# ViT-S of 12 layers with AttnScale as a classifier: norm of the class token, one linear layer. Its base's equal chances
-# of Mixup and CutMix are DeiT's too.
+# ViT-S of 12 layers with AttnScale as a classifier: norm of the class token, one linear layer. As in its
+# base, Mixup and CutMix have equal probability, which DeiT uses, too.
 _base_ = './fcvit.py'
 
 model = dict(

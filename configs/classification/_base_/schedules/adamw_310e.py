@@ -3,14 +3,14 @@
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
-    # Biases, norms, layer scales and the similarity's rescaling: all parameters with one dimension.
+    # Biases, norms, layer scales and the similarity's rescaling: all one-dimensional parameters.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 
 param_scheduler = [
     # 1e-3 x 1e-3 = 1e-6
     dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
-    # 295 epochs of cosine. It ends at 301 because a scheduler takes its last step before `end`; what it reached stays.
+    # 295 epochs of cosine. It ends at 301 because a scheduler's last step is before `end`; that rate stays.
     dict(type='CosineAnnealingLR', T_max=295, eta_min=1e-6, by_epoch=True, begin=5, end=301),
 ]
 

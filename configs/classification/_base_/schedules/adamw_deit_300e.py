@@ -3,7 +3,7 @@
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
-    # All parameters with one dimension, the methods' among them, and what is looked up by position.
+    # All one-dimensional parameters, including those of the methods, and position tables.
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,

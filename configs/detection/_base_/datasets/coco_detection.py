@@ -1,6 +1,6 @@
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
-# mmdet's, in less time: ChannelsFirst (docs/data.md).
+# ChannelsFirst makes mmdet's packing faster (docs/data.md).
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True),

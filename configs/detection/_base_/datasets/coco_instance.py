@@ -1,6 +1,6 @@
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
-# mmdet's, in less time: FastDetRandomFlip and ChannelsFirst (docs/data.md).
+# FastDetRandomFlip and ChannelsFirst are faster equivalents of mmdet's transforms (docs/data.md).
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

@@ -1,5 +1,5 @@
-# Swin's for detection (lr 1e-4 for 16 images) at twice the batch: 8 GPUs x 4 images = 32, lr 2e-4, weight decay 0.05
-# but none on what has one dimension (norms, biases, the methods) or is looked up by position.
+# Swin's schedule for detection (lr 1e-4 for 16 images) with twice the batch: 8 GPUs x 4 images = 32, lr 2e-4, weight
+# decay 0.05, but none on one-dimensional parameters (norms, biases, the methods) and position tables.
 _base_ = './adamw_1x.py'
 
 optim_wrapper = dict(

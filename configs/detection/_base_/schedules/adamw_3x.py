@@ -1,4 +1,4 @@
-# 3 x 12 = 36 epochs, 132k iterations. The steps stand at 3/4 and 11/12 of it: after 27 and 33 epochs.
+# 3 x 12 = 36 epochs, 132k iterations. The steps are at 3/4 and 11/12 of it: after 27 and 33 epochs.
 _base_ = './adamw_1x.py'
 
 param_scheduler = [

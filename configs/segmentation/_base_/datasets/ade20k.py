@@ -1,7 +1,7 @@
 # ADE20K, 150 classes: 20,210 images for training, 2000 for validation; crops of 512x512, 2 images per GPU.
 crop_size = (512, 512)
 
-# The types Fast... and ChannelsFirst draw and compute what mmseg's do (docs/data.md), in less time.
+# The types Fast... and ChannelsFirst are faster equivalents of mmseg's transforms (docs/data.md).
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
@@ -15,7 +15,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # After Resize: the ground truth keeps its size, and so does what it is compared with.
+    # After Resize, so that the ground truth keeps its size, in which predictions are compared with it.
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='PackSegInputs'),
 ]

@@ -1,4 +1,4 @@
-# What segmentors on FCViT share: all but neck and heads.
+# Common part of all segmentors with FCViT: everything but neck and heads.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

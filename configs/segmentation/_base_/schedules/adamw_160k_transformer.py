@@ -1,4 +1,4 @@
-# As its base, but no weight decay on what has one dimension (norms, biases, the methods) or is looked up by position.
+# As its base, but without weight decay on one-dimensional parameters (norms, biases, the methods) and position tables.
 _base_ = './adamw_160k.py'
 
 optim_wrapper = dict(
