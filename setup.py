@@ -1,7 +1,7 @@
 """Build of the files other than Python modules: configs, tools, CPU kernels. The metadata is in setup.cfg.
 
-Configs, tools and model-index.yml, where `mim` looks for them; and the compiled CPU kernels, where this environment
-has torch (pip's --no-build-isolation) and a compiler. FCVIT_MM_NATIVE=0 in the environment leaves the kernels out.
+Configs, tools and model-index.yml are placed where `mim` looks for them. The CPU kernels are compiled if this
+environment has torch (pip's --no-build-isolation) and a compiler, unless FCVIT_MM_NATIVE=0 is set.
 """
 
 import os
@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 NATIVE = 'fcvit_mm/ops/native'
-#: Operators; what divides their work among threads; the kernels, for processors with these instructions.
+#: Operators, the functions that divide their work among threads, and the kernels for each instruction set.
 SOURCES = (
     'operators',
     'gradient_operators',
@@ -79,15 +79,15 @@ def native_kernels():
         def build_extensions(self):
             try:
                 super().build_extensions()
-            except Exception as error:  # no compiler, no headers, ...: the package works without
+            except Exception as error:  # no compiler, no headers, ...: the package works without the kernels
                 print(
                     f'fcvit_mm: installed without compiled CPU kernels ({type(error).__name__}: {error})',
                     file=sys.stderr,
                 )
 
-    # The name says for which torch: see name_of_library in the package.
+    # The name contains the version of torch: see name_of_library in fcvit_mm/ops/native.
     version = re.sub(r'\W', '_', torch.__version__.split('+')[0])
-    # OpenMP for at::parallel_for, but for the compiler only: the threads are to be those of torch's own OpenMP library.
+    # -fopenmp only as a compiler option, for at::parallel_for: the threads must be those of torch's own OpenMP library.
     kernels = CppExtension(
         f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',
         [f'{NATIVE}/{name}.cpp' for name in SOURCES],

@@ -1,7 +1,7 @@
 """Settings of the documentation site: Sphinx, MyST and Furo. `make docs` builds it, without network.
 
-The pages are the Markdown files of this folder and, under the names of PAGES, those of the repository that are read
-elsewhere too. The API reference is generated from the docstrings by every build (docs/api).
+The pages are the Markdown files of this folder and, under the names of PAGES, other Markdown files of the repository.
+The API reference is generated from the docstrings by every build (docs/api).
 """
 
 import importlib

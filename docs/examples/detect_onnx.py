@@ -2,7 +2,7 @@
 
     python detect_onnx.py detector.onnx image.jpg drawn.jpg
 
-The file is a whole detector of ``tools/export.py --format onnx``; how its images are prepared stands in it.
+The file is a complete detector from ``tools/export.py --format onnx``; its metadata say how to prepare images.
 """
 
 import json
@@ -19,7 +19,7 @@ class Detector:
 
     Args:
         path (str): The file.
-        providers (tuple[str]): Where ONNX Runtime works.
+        providers (tuple[str]): Execution providers of ONNX Runtime.
 
     Raises:
         ValueError: The file is not a complete detector, or its test pipeline has steps that are not implemented here.
@@ -27,13 +27,13 @@ class Detector:
 
     def __init__(self, path, providers=('CPUExecutionProvider',)):
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors: constant folding warns of operators that work on what was found
+        options.log_severity_level = 3  # errors only: constant folding warns about operators on detections
         self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
         self.metadata = self.session.get_modelmeta().custom_metadata_map
         if 'boxes' not in self.metadata:
             raise ValueError('not a complete detector: export one with tools/export.py --format onnx --part model')
         self.classes = json.loads(self.metadata['classes'])
-        # The steps that change the image; those that load it or its annotations, and that pack it, do not.
+        # Only steps that change the image, not those that load it or its annotations, or pack it.
         steps = [
             dict(step, type=step['type'].rsplit('.', 1)[-1]) for step in json.loads(self.metadata['test_pipeline'])
         ]
@@ -43,7 +43,7 @@ class Detector:
                 raise ValueError(f'the test pipeline has the step {step["type"]}: implement it in Detector.resize')
 
     def __call__(self, image):
-        """Find objects in an image ``(H, W, 3)`` uint8 as ``cv2.imread`` gives it.
+        """Detect objects in an image ``(H, W, 3)`` uint8, as ``cv2.imread`` returns it.
 
         Returns:
             dict: ``boxes`` ``(N, 4)`` (left, top, right, bottom, in pixels), ``scores`` ``(N,)``, ``labels``
@@ -102,20 +102,20 @@ class Detector:
         return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None], np.float32)
 
     def paste(self, mask, box, size):
-        """Enlarge the probabilities within a box to a mask of an image of a size."""
+        """Paste the probabilities within a box into a mask of an image of a given size (height, width)."""
         whole = np.zeros(size, bool)
         weights, places = [], []
         for low, high, length, cells in zip(box[1::-1], box[3:1:-1], size, mask.shape):
             first, last = max(int(np.floor(low)) - 1, 0), min(int(np.ceil(high)) + 1, length)
             place = (np.arange(first, last) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
-            # Bilinear: what each cell adds to each pixel.
+            # Bilinear: the weight of each cell for each pixel.
             weights.append(np.maximum(1 - abs(place[:, None] - np.arange(cells)), 0))
             places.append(slice(first, max(last, first)))
         whole[tuple(places)] = weights[0] @ mask @ weights[1].T >= float(self.metadata['mask_threshold'])
         return whole
 
     def enlarge(self, mask, scale, size):
-        """Enlarge logits of the whole input to a mask of an image of a size."""
+        """Enlarge the logits of the complete input to a mask of an image of a given size (height, width)."""
         stride, threshold = int(self.metadata['mask_stride']), float(self.metadata['mask_threshold'])
         sides = mask.shape[1] * stride, mask.shape[0] * stride
         mask = cv2.resize(mask, sides, interpolation=cv2.INTER_LINEAR)
@@ -151,7 +151,7 @@ def main():
         sys.exit(f'{source} is not an image that OpenCV can read')
     try:
         detector = Detector(model)
-    except Exception as error:  # ONNX Runtime's have no class in common
+    except Exception as error:  # the errors of ONNX Runtime have no common class
         sys.exit(f'{model} cannot be loaded: {error}')
     found = detector(image)
     if not cv2.imwrite(out, detector.draw(image, found)):
