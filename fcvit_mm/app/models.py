@@ -134,7 +134,7 @@ def _run_model(folder: Path) -> Optional[Model]:
 
 
 class Predictor:
-    """Models that are loaded on demand and predict.
+    """Models that are loaded on demand, and their predictions.
 
     Args:
         models (dict[str, Model]): Models by name.
@@ -209,5 +209,5 @@ def draw_similarity(found: Similarity, title: str) -> List[Tuple[np.ndarray, str
 
 
 def shrink(pixels: np.ndarray, side: int = MAX_SIDE) -> np.ndarray:
-    """Reduce an image so that its longer side is at most ``side``; a smaller one is returned as it is."""
+    """Reduce an image so that its longer side is at most ``side``; a smaller one is returned unchanged."""
     return reduce_image(pixels, side / max(pixels.shape[:2]))

@@ -61,7 +61,7 @@ def generate(
     """Write a data set of shapes, unless the same one already exists.
 
     It is written beside ``root`` under a temporary name and takes its place when it is complete. A data set of shapes
-    that was made with other arguments is replaced; any other folder stays as it is.
+    that was made with other arguments is replaced; any other folder is not changed.
 
     Args:
         kind (str): ``'imagenet'``: ``{train,val}/CLASS/*.jpg``. ``'coco'``: ``{train,val}2017/*.jpg`` and

@@ -31,7 +31,7 @@ def select_resume_point(cfg: Config) -> None:
     """Choose the checkpoint that ``resume`` continues from: ``load_from``, or else the work directory's last.
 
     Afterwards ``cfg.load_from`` names it and the backbone's pretrained file is not needed; without any checkpoint
-    ``cfg.resume`` is ``False``. A config whose resume point was chosen stays as it is.
+    ``cfg.resume`` is ``False``. A config whose resume point was already chosen is not changed.
     """
     if not cfg.get('resume'):
         return

@@ -208,7 +208,7 @@ def _check_arguments(
 def _check_int8(
     kind: str, folder: Optional[str], labelled: Optional[str], number: Optional[int]
 ) -> Optional[List[Labelled]]:
-    """Find the images to calibrate on; ``None`` if no 8-bit file is wanted."""
+    """Find the images to calibrate on; ``None`` if no 8-bit file was requested."""
     if folder is None:
         if labelled is not None:
             raise UserError('--labelled measures an 8-bit file: also give --int8 FOLDER, or omit --labelled')

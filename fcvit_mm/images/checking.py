@@ -25,7 +25,7 @@ NPY = b'\x93NUMPY'
 def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -> Optional[str]:
     """Return why an image cannot be used, in one line; ``None`` if it decodes completely.
 
-    OpenCV, which the pipelines decode with, fills what a truncated JPEG lacks with grey; Pillow notices.
+    OpenCV, with which the pipelines decode, fills the missing part of a truncated JPEG with grey; Pillow reports it.
 
     Args:
         path (str | os.PathLike): The file.

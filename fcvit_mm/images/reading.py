@@ -154,12 +154,12 @@ def read_untrusted_image(
 
 
 def swap_channels(pixels: np.ndarray) -> np.ndarray:
-    """Turn RGB into BGR, and BGR into RGB, ``(H, W, 3)``; an image of other than three channels stays as it is."""
+    """Convert RGB to BGR, or BGR to RGB, ``(H, W, 3)``; images of other than three channels stay unchanged."""
     return np.ascontiguousarray(pixels[..., ::-1]) if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels
 
 
 def reduce_image(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply height and width of an image ``(H, W[, C])`` by ``factor``; 1 or more returns it as it is."""
+    """Multiply height and width of an image ``(H, W[, C])`` by ``factor``; for 1 or more it is returned unchanged."""
     import cv2
 
     if factor >= 1:

@@ -56,14 +56,14 @@ def resolve_arch(
     """Look a variant up in its table, or check one given as a dict.
 
     Args:
-        arch (str | dict): A name in ``settings``, or a row of one's own.
+        arch (str | dict): A name in ``settings``, or the settings of another variant.
         settings (dict[str, dict]): The table of variants.
         per_stage (Sequence[str]): Keys that must be there, with one value per stage.
-        defaults (dict): Optional keys, and their values.
+        defaults (dict): Optional keys, and their default values.
         num_stages (int): Number of stages.
 
     Returns:
-        dict: The row, complete.
+        dict: All settings of the variant.
 
     Raises:
         ValueError: An unknown name, unknown or missing keys, or a wrong number of values.
@@ -151,7 +151,7 @@ class Backbone(BaseModule):
     and ``out_strides`` for necks and heads, frozen stages, ``norm_eval``, activation checkpointing, layer-wise
     learning-rate decay (:meth:`get_layer_depth`) and ``init_cfg``. Where the defaults do not fit, it overrides:
 
-    - :meth:`to_map`, if stages do not pass maps ``(B, C, H, W)`` on,
+    - :meth:`to_map`, if stages do not return feature maps ``(B, C, H, W)``,
     - :meth:`prefers_channels_last`, if another memory layout is faster,
     - :meth:`fit_state_dict`, if checkpoints of it may need adapting,
     - :meth:`freezable_parts`, if ``frozen_stages`` counts something else,

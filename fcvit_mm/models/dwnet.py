@@ -260,7 +260,7 @@ class DWNet(Backbone):
 
     Args:
         arch (str | dict): A variant of ``DWNet.arch_settings``, or a dict of ``depths`` and ``channels`` (one value
-            per stage) and, if wanted, ``group_channels`` (channels that share an inhomogeneous kernel, per stage) and
+            per stage) and, optionally, ``group_channels`` (channels that share an inhomogeneous kernel, per stage) and
             ``mlp_ratio`` (4).
         dynamic (bool | str): Source of the depth-wise kernels: ``False``, they are learned; ``'homogeneous'``, they are
             computed for each image; ``'inhomogeneous'``, for each position.

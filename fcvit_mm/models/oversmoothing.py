@@ -47,7 +47,7 @@ def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tens
     Args:
         attended (Tensor): ``A v``, ``(..., H, N, d)``.
         values (Tensor): ``v`` of the ``N`` tokens, ``(..., H, N, d)``.
-        lamb (Tensor, optional): ``(H, )``; ``None`` leaves ``A v`` as it is.
+        lamb (Tensor, optional): ``(H, )``; ``None``: ``A v`` is returned unchanged.
 
     Returns:
         Tensor: ``(..., H, N, d)``.

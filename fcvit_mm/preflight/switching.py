@@ -28,7 +28,7 @@ def switch_problems(cfg: Config, outer: Any, leaves: Sequence[Leaf], limit: Time
 
     Args:
         cfg (Config): The config; hooks are built in the current scope.
-        outer (Dataset): The outermost training data set. It stays as it is.
+        outer (Dataset): The outermost training data set; it is not changed.
         leaves (sequence of Leaf): The data sets inside it.
         limit (TimeLimit): Time limit of all checks.
     """
