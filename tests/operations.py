@@ -42,11 +42,11 @@ DERIVED: Dict[str, Dict[int, Callable[[Tensor], Tensor]]] = {'add_global_context
 
 _unavailable = set()
 if not native.available():
-    _unavailable.update(('native', 'windows'))
+    _unavailable.update(('native', 'im2col'))
 if not (triton.available() and (INTERPRETED or 'cuda' in DEVICES)):
     _unavailable.add('triton')
 if 'cuda' not in DEVICES:
-    _unavailable.update(('product', 'blocks'))
+    _unavailable.update(('product', 'space_to_depth'))
 #: The rows of all tables whose backend is available, including the references; in the interpreter, those of Triton.
 ROWS = [
     pytest.param(op, row, id=f'{op.__name__}-{row.name}')

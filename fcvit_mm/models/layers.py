@@ -10,7 +10,7 @@ from torch import Tensor
 from ..deprecation import renamed_in
 from ..ops import add_scaled, conv2d, depthwise_conv2d, gelu_, group_norm, native
 from ..ops.conditions import needs_grad
-from ..ops.conv import packed_conv2d, window_matrix
+from ..ops.conv import im2col_weight, packed_conv2d
 from ..ops.dispatch import current_mode
 from ..ops.measured import is_untuned
 from ..ops.tracing import is_traced, is_transformed
@@ -47,14 +47,14 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         if self.packed is not None and self.bias is not None and self.groups == 1 and self.kernel_size != (1, 1):
             settings = (self.stride, self.padding, self.dilation)
-            out = packed_conv2d(x, self.weight, self.bias, *settings, self._pack_windows)
+            out = packed_conv2d(x, self.weight, self.bias, *settings, self._pack_for_im2col)
             if out is not None:
                 return out
         return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups, self.dilation)
 
-    def _pack_windows(self) -> Tensor:
+    def _pack_for_im2col(self) -> Tensor:
         packed: Any = self.packed
-        return packed.get(self.weight, lambda weight: native.pack(window_matrix(weight)))
+        return packed.get(self.weight, lambda weight: native.pack(im2col_weight(weight)))
 
 
 class Linear(nn.Linear):

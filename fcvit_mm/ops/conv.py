@@ -98,7 +98,7 @@ def _pair(value: Any) -> Tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _copies_windows(
+def _im2col_applies(
     x: Tensor,
     weight: Tensor,
     bias: Optional[Tensor] = None,
@@ -124,14 +124,14 @@ def _output_size(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tuple[
     return tuple((side + 2 * around - size) // step + 1 for side, size, step, around in sides)
 
 
-def _of_windows(
+def _im2col_product(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
     """Convolve by im2col and a matrix product with the weight in its own order, which is not packed in each call."""
-    return native.pointwise_conv2d(_windows(x, weight, stride, padding), window_matrix(weight), bias)
+    return native.pointwise_conv2d(_im2col(x, weight, stride, padding), im2col_weight(weight), bias)
 
 
-def _windows(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
+def _im2col(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
     """Copy the window of each output position into a vector (im2col): ``(B, k * k * C, H', W')``."""
     (rows, columns), (row_step, column_step) = _pair(padding), _pair(stride)
     nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
@@ -144,7 +144,7 @@ def _windows(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
     return windows.flatten(3).permute(0, 3, 1, 2)
 
 
-def window_matrix(weight: Tensor) -> Tensor:
+def im2col_weight(weight: Tensor) -> Tensor:
     """Reshape a weight ``(D, C, k, k)`` to that of a 1x1 convolution after im2col: ``(D, k * k * C, 1, 1)``."""
     return weight.permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
 
@@ -156,19 +156,19 @@ def packed_conv2d(
 
     Args:
         x, weight, bias, stride, padding, dilation: Arguments of :func:`conv2d`.
-        pack (Callable): Returns ``native.pack(window_matrix(weight))``.
+        pack (Callable): Returns ``native.pack(im2col_weight(weight))``.
 
     Returns:
         Tensor, optional: ``(B, D, H', W')``.
     """
     if is_traced() or current_mode() == 'reference' or is_transformed() or x.ndim != 4 or x.shape[1] != weight.shape[1]:
         return None
-    if not _copies_windows(x, weight, bias, stride, padding, 1, dilation):
+    if not _im2col_applies(x, weight, bias, stride, padding, 1, dilation):
         return None
-    return native.pointwise_conv2d(_windows(x, weight, stride, padding), pack(), bias)
+    return native.pointwise_conv2d(_im2col(x, weight, stride, padding), pack(), bias)
 
 
-def _is_product(
+def _product_applies(
     x: Tensor,
     weight: Tensor,
     bias: Optional[Tensor] = None,
@@ -199,7 +199,7 @@ def _side(value: Any) -> int:
     return value if isinstance(value, int) else value[0]
 
 
-def _reads_blocks(
+def _space_to_depth_applies(
     x: Tensor,
     weight: Tensor,
     bias: Optional[Tensor] = None,
@@ -223,7 +223,7 @@ def _reads_blocks(
     )
 
 
-def _of_blocks(
+def _space_to_depth(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
     """Convolve after space-to-depth: blocks of ``stride x stride`` pixels become channels, and the stride becomes 1."""
@@ -246,15 +246,15 @@ conv2d.implementations = (
     Implementation(
         'product',
         _product,
-        when=_is_product,
+        when=_product_applies,
         condition='1x1, stride 1, channels_last on a GPU, half precision (or float32 with TF32 as for convolutions)',
         why='cuDNN adds the bias in a separate pass: up to 4 times the time of a matrix product',
         traceable=True,
     ),
     Implementation(
-        'blocks',
-        _of_blocks,
-        when=_reads_blocks,
+        'space_to_depth',
+        _space_to_depth,
+        when=_space_to_depth_applies,
         condition='up to 4 channels, 1 < stride < kernel, half precision on a GPU; not in graphs for any size',
         why="cuDNN's kernels are made for many channels: the 3 of the stem took 0.7 of 10 ms of FCViT-B12",
         traceable=True,
@@ -269,9 +269,9 @@ conv2d.implementations = (
         traceable=True,
     ),
     Implementation(
-        'windows',
-        _of_windows,
-        when=_copies_windows,
+        'im2col',
+        _im2col_product,
+        when=_im2col_applies,
         condition=f'up to {FEW_POSITIONS} output positions, weights of {MANY_WEIGHTS} or more elements in '
         f'channels_last; {native.APPLIES}; no gradients needed; not in compiled graphs',
         why='oneDNN reorders the weight at each call: 1.0 to 2.2 times its speed in the last patch embedding',

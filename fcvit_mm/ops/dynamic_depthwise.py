@@ -16,7 +16,7 @@ from .checks import check_arguments
 from .conditions import is_channels_last
 from .depthwise_conv import check_odd
 from .dispatch import Implementation, operation
-from .native.gradients import by_definition
+from .native.gradients import reference_gradients
 
 
 def _check_dynamic(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> None:
@@ -172,7 +172,7 @@ class _TapByTap(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # for higher derivatives
-            return by_definition(_row_by_row, (x, weight), ctx.needs_input_grad, grad)
+            return reference_gradients(_row_by_row, (x, weight), ctx.needs_input_grad, grad)
         needs_x, needs_weight = ctx.needs_input_grad
         height, width = x.shape[2:]
         padded = _pad(x, weight)

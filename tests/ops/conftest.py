@@ -12,7 +12,7 @@ channel_mixer = importlib.import_module('fcvit_mm.ops.channel_mixer')
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    """Use slices and windows for small maps and weights too, and treat this CPU as one without half precision."""
+    """Use slices and im2col for small maps and weights too, and treat this CPU as one without half precision."""
     monkeypatch.setattr(conv, 'MANY_WEIGHTS', 1)
     monkeypatch.setattr(channel_mixer, 'SLICE_BYTES', 2048)
     monkeypatch.setattr(channel_mixer, 'WIDE', 16)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fcvit_mm.ops import conv2d, native
-from fcvit_mm.ops.conv import _of_blocks, _product
+from fcvit_mm.ops.conv import _product, _space_to_depth
 
 X = torch.ones(2, 16, 4, 4)
 
@@ -38,12 +38,12 @@ def test_refuses_invalid_arguments(args, message):
 @pytest.mark.parametrize(
     'size, stride, padding, side', [(7, 4, 3, (33, 40)), (3, 2, 1, (15, 8)), (5, 4, 0, (21, 9)), (7, 4, (2, 2), (7, 5))]
 )
-def test_convolution_of_blocks_agrees_with_torch(size, stride, padding, side):
+def test_space_to_depth_agrees_with_torch(size, stride, padding, side):
     torch.manual_seed(0)
     x = torch.randn(2, 3, *side, dtype=torch.double, requires_grad=True)
     weight = torch.randn(4, 3, size, size, dtype=torch.double, requires_grad=True)
     bias = torch.randn(4, dtype=torch.double)
-    out, expected = _of_blocks(x, weight, bias, stride, padding), F.conv2d(x, weight, bias, stride, padding)
+    out, expected = _space_to_depth(x, weight, bias, stride, padding), F.conv2d(x, weight, bias, stride, padding)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(
         torch.autograd.grad(out.square().sum(), (x, weight)), torch.autograd.grad(expected.square().sum(), (x, weight))
@@ -64,11 +64,11 @@ def in_channels_last(*shape: int) -> torch.Tensor:
         ((3, 3), (1, 3), (2, 1), (1, 9)),
     ],
 )
-def test_copied_windows_of_a_large_weight(kernel, stride, padding, sides):
+def test_im2col_of_a_large_weight(kernel, stride, padding, sides):
     torch.manual_seed(0)
     weight, bias = in_channels_last(96, 512, *kernel) / 50, torch.randn(96)
     x = in_channels_last(2, 512, *sides)
-    assert conv2d.choose(x, weight, bias, stride, padding).name == 'windows'
+    assert conv2d.choose(x, weight, bias, stride, padding).name == 'im2col'
     for shift in (bias, None):
         expected = F.conv2d(x.double(), weight.double(), shift if shift is None else shift.double(), stride, padding)
         have = conv2d(x, weight, shift, stride, padding)
@@ -77,9 +77,9 @@ def test_copied_windows_of_a_large_weight(kernel, stride, padding, sides):
 
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels for this torch and processor')
-def test_windows_are_not_copied_if_slower_or_unsupported():
+def test_im2col_is_not_used_if_slower_or_unsupported():
     x, weight = in_channels_last(1, 512, 14, 14), in_channels_last(512, 512, 3, 3)
-    assert conv2d.choose(x, weight, None, 2, 1).name == 'windows'
+    assert conv2d.choose(x, weight, None, 2, 1).name == 'im2col'
     for other in (
         (in_channels_last(1, 512, 42, 42), weight, None, 2, 1),
         (x, weight.contiguous(), None, 2, 1),
@@ -90,7 +90,7 @@ def test_windows_are_not_copied_if_slower_or_unsupported():
         (x, weight.clone().requires_grad_(), None, 2, 1),
         (x[:0], weight, None, 2, 1),
     ):
-        assert conv2d.choose(*other).name != 'windows'
+        assert conv2d.choose(*other).name != 'im2col'
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         conv2d(in_channels_last(1, 512, 1, 1), weight, None, 1, 0)
 
@@ -107,8 +107,8 @@ def test_product_agrees_with_torch_and_keeps_channels_last():
 @pytest.mark.parametrize(
     'shape, kernel, settings, expected',
     [
-        ((2, 3, 32, 32), (8, 3, 7, 7), (4, 3), 'blocks'),
-        ((2, 3, 32, 32), (8, 3, 7, 7), ((4, 4), (3, 3), 1, (1, 1)), 'blocks'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), (4, 3), 'space_to_depth'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), ((4, 4), (3, 3), 1, (1, 1)), 'space_to_depth'),
         ((2, 3, 32, 32), (8, 3, 7, 7), (4, (3, 2)), 'reference'),
         ((2, 3, 32, 32), (8, 3, 7, 7), ((4, 2), 3), 'reference'),
         ((2, 3, 32, 32), (8, 3, 7, 7), (4, 3, 1, 2), 'reference'),

@@ -18,14 +18,14 @@ SLICE_BYTES = 8 * 2**20
 
 
 def differentiable(
-    definition: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
     forward: Callable[..., Tuple[Tensor, ...]],
     backward: Callable[..., Gradients],
 ) -> Callable[..., Tensor]:
     """Build a differentiable operation from kernels without derivatives.
 
     Args:
-        definition (Callable): Computes the same by PyTorch's operations, for derivatives of the derivatives.
+        reference (Callable): Computes the same by PyTorch's operations, for derivatives of the derivatives.
         forward (Callable): Function that returns the output, and further tensors to keep for ``backward``.
         backward (Callable): Function of the output's gradient, whether each argument needs one (a sequence), the
             arguments and the tensors kept; returns a gradient or ``None`` for each argument.
@@ -47,20 +47,20 @@ def differentiable(
             saved = iter(ctx.saved_tensors)
             args = [next(saved) if other is None else other[0] for other in ctx.others]
             if torch.is_grad_enabled():
-                return by_definition(definition, args, ctx.needs_input_grad, grad)
+                return reference_gradients(reference, args, ctx.needs_input_grad, grad)
             return backward(grad.contiguous(memory_format=torch.channels_last), ctx.needs_input_grad, args, *saved)
 
     apply: Callable[..., Tensor] = Differentiable.apply
     return apply
 
 
-def by_definition(
-    definition: Callable[..., Tensor], args: Sequence[Any], needed: Sequence[bool], grad: Tensor
+def reference_gradients(
+    reference: Callable[..., Tensor], args: Sequence[Any], needed: Sequence[bool], grad: Tensor
 ) -> Gradients:
     """Compute gradients by differentiating the reference; they can be differentiated again.
 
     Args:
-        definition (Callable): Function of the arguments, made of PyTorch's operations.
+        reference (Callable): Function of the arguments, made of PyTorch's operations.
         args (Sequence): The arguments, tensors or not.
         needed (Sequence[bool]): Whether each argument needs a gradient.
         grad (Tensor): Gradient of the output.
@@ -69,7 +69,7 @@ def by_definition(
     inputs = [arg.clone() if wanted else arg for arg, wanted in zip(args, needed)]
     gradients = iter(
         torch.autograd.grad(
-            definition(*inputs),
+            reference(*inputs),
             [value for value, wanted in zip(inputs, needed) if wanted],
             grad,
             create_graph=True,

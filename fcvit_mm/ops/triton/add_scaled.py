@@ -27,7 +27,8 @@ def add_scaled(x: Tensor, branch: Tensor, scale: Optional[Tensor] = None, keep: 
         Tensor: ``(B, C, H, W)``, in the dtype that PyTorch's arithmetic would give, in the memory format of ``x``. It
         has first derivatives with respect to all but ``keep``.
     """
-    return support.as_laid_out(_add_scaled(support.dense(x), support.dense(branch), scale, keep), x)
+    out = _add_scaled(support.to_channels_last(x), support.to_channels_last(branch), scale, keep)
+    return support.restore_layout(out, x)
 
 
 def _dtype(x: Tensor, branch: Tensor, scale: Optional[Tensor], keep: Optional[Tensor]) -> torch.dtype:
@@ -69,7 +70,7 @@ def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
 
 def run_forward(x: Tensor, branch: Tensor, scale: Optional[Tensor], keep: Optional[Tensor]) -> Tensor:
     """Return the sum of maps ``(B, C, H, W)``, with ``scale (C,)`` and ``keep (B,)`` if given."""
-    x, branch = support.dense(x), support.dense(branch)
+    x, branch = support.to_channels_last(x), support.to_channels_last(branch)
     out = _fake_forward(x, branch, scale, keep)
     if x.numel() == 0:
         return out
@@ -113,7 +114,7 @@ def run_backward(
     grad: Tensor, branch: Optional[Tensor], scale: Optional[Tensor], keep: Optional[Tensor], dtype: torch.dtype
 ) -> Tuple[Tensor, Tensor]:
     """Return the gradients of the branch, in ``dtype``, and of the scale ``(C,)``, in float32 (empty without one)."""
-    grad = support.dense(grad)
+    grad = support.to_channels_last(grad)
     grad_branch, grad_scale = _fake_grad(grad, branch, scale, keep, dtype)
     if grad.numel() == 0:
         return grad_branch, grad_scale.zero_()
@@ -133,7 +134,7 @@ def run_backward(
             (splits,),
             (
                 grad,
-                grad if branch is None else support.dense(branch),
+                grad if branch is None else support.to_channels_last(branch),
                 grad if scale is None else scale.contiguous(),
                 grad if keep is None else keep.contiguous(),
                 grad_branch,

@@ -31,7 +31,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
     """
-    return support.as_laid_out(_depthwise_conv2d(support.dense(support.autocast(x)), weight, bias), x)
+    return support.restore_layout(_depthwise_conv2d(support.to_channels_last(support.autocast(x)), weight, bias), x)
 
 
 def taps_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -89,7 +89,7 @@ def run_depthwise(
     grad: Optional[Tensor] = None,
 ) -> Tensor:
     """Launch ``depthwise_kernel`` on a map ``(B, C, H, W)``, with weight ``(C, 1, k, k)`` and bias ``(C,)``."""
-    x = support.dense(x)
+    x = support.to_channels_last(x)
     out = support.empty_like(x)
     if x.numel() == 0:
         return out
@@ -111,7 +111,7 @@ def run_depthwise(
                 x,
                 taps,
                 taps if bias is None else bias,
-                x if grad is None else support.dense(grad),
+                x if grad is None else support.to_channels_last(grad),
                 out,
                 num_places,
                 height,
@@ -187,7 +187,7 @@ def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, 
         )
     from .depthwise_conv_kernels import depthwise_grad_weight_kernel
 
-    x = support.dense(x)
+    x = support.to_channels_last(x)
     sizes, unit = tile_grad_weight(kernel_size, channels), math.gcd(channels, 64)
     places_wide = -(-width // sizes['COLS'])
     num_places = batch * height * places_wide
@@ -203,7 +203,7 @@ def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, 
             depthwise_grad_weight_kernel,
             (blocks, groups, splits),
             (
-                support.dense(grad),
+                support.to_channels_last(grad),
                 x,
                 partial,
                 num_places,

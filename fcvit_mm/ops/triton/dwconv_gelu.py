@@ -27,7 +27,7 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
     """
-    return support.as_laid_out(_dwconv_gelu(support.dense(support.autocast(x)), weight, bias), x)
+    return support.restore_layout(_dwconv_gelu(support.to_channels_last(support.autocast(x)), weight, bias), x)
 
 
 def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:

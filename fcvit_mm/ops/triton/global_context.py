@@ -41,8 +41,10 @@ def add_global_context(
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives with respect to all
         tensors, ``means`` among them.
     """
-    out, _, _ = _add_global_context(support.dense(x), means, context, num_heads, rescale_weight, rescale_bias, eps)
-    return support.as_laid_out(out, x)
+    out, _, _ = _add_global_context(
+        support.to_channels_last(x), means, context, num_heads, rescale_weight, rescale_bias, eps
+    )
+    return support.restore_layout(out, x)
 
 
 def tile(channels: int, num_heads: int) -> Dict[str, int]:
@@ -79,7 +81,7 @@ def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...]) -> None
 def _backward(ctx: Any, grad: Tensor, *_: None) -> Tuple[Optional[Tensor], ...]:
     x, means, context, rescale_weight, rescale_bias, similarity, stats = ctx.saved_tensors
     grads = add_global_context_grad(
-        support.dense(grad),
+        support.to_channels_last(grad),
         x,
         means,
         context,
@@ -106,7 +108,7 @@ def run_forward(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Return the sum; the similarity ``(B, N, h)`` before it is normalized; its mean and deviation ``(B, 2)``."""
-    x = support.dense(x)
+    x = support.to_channels_last(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
     out = support.empty_like(x)
@@ -117,7 +119,7 @@ def run_forward(
     from .global_context_kernels import apply_kernel, similarity_kernel
 
     sizes = tile(channels, num_heads)
-    splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
+    splits, per_split = support.split_positions(x, sizes['POSITIONS'], MAX_SPLITS)
     partial = x.new_empty((batch, splits, 2), dtype=torch.float32)
     means, context, rescale_weight, rescale_bias = (
         value.contiguous() for value in (means, context, rescale_weight, rescale_bias)
@@ -187,7 +189,7 @@ def run_backward(
 
     All but the first in float32.
     """
-    x = support.dense(x)
+    x = support.to_channels_last(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
     grad_x = support.empty_like(x)
@@ -196,12 +198,12 @@ def run_backward(
         return grad_x, vector, vector.clone(), head, head.clone()
     from .global_context_kernels import grad_map_kernel, grad_similarity_kernel
 
-    grad = support.dense(grad)
+    grad = support.to_channels_last(grad)
     means, context, rescale_weight, rescale_bias = (
         value.contiguous() for value in (means, context, rescale_weight, rescale_bias)
     )
     sizes = tile(channels, num_heads)
-    splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
+    splits, per_split = support.split_positions(x, sizes['POSITIONS'], MAX_SPLITS)
     grad_similarity = torch.empty_like(similarity)
     head_sums = x.new_empty((batch, splits, 2, num_heads), dtype=torch.float32)
     grad_context = x.new_empty((batch, splits, channels), dtype=torch.float32)

@@ -30,8 +30,8 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
     """
     dtype = None if autocast_dtype(x) is None else torch.float32
-    out, _ = _group_norm(support.dense(x), weight, bias, eps, dtype)
-    return support.as_laid_out(out, x)
+    out, _ = _group_norm(support.to_channels_last(x), weight, bias, eps, dtype)
+    return support.restore_layout(out, x)
 
 
 def tile(channels: int) -> Dict[str, int]:
@@ -66,7 +66,7 @@ def run_forward(
     x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float, dtype: Optional[torch.dtype]
 ) -> Tuple[Tensor, Tensor]:
     """Return the normalized map, and the mean and inverse deviation of each image ``(B, 2)`` in float32."""
-    x = support.dense(x)
+    x = support.to_channels_last(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
     out, stats = _fake_forward(x, weight, bias, eps, dtype)
@@ -75,7 +75,7 @@ def run_forward(
     from .group_norm_kernels import normalize_kernel, statistics_kernel
 
     sizes = tile(channels)
-    splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
+    splits, per_split = support.split_positions(x, sizes['POSITIONS'], MAX_SPLITS)
     partial = x.new_empty((batch, splits, 2), dtype=torch.float32)
     with support.on_device(x):
         support.launch(statistics_kernel, (batch * splits,), (x, partial, num_positions, splits, per_split), **sizes)
@@ -118,7 +118,7 @@ def run_backward(
 
     The sums, in float32: of the output's gradient, and of its product with the normalized map.
     """
-    x, grad = support.dense(x), support.dense(grad)
+    x, grad = support.to_channels_last(x), support.to_channels_last(grad)
     batch, channels, height, width = x.shape
     num_positions = height * width
     grad_x, sums = _fake_grad(grad, x, weight, stats, needs_map)
@@ -127,7 +127,7 @@ def run_backward(
     from .group_norm_kernels import grad_map_kernel, grad_sums_kernel
 
     sizes = tile(channels)
-    splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
+    splits, per_split = support.split_positions(x, sizes['POSITIONS'], MAX_SPLITS)
     partial = x.new_empty((batch, splits, 2, channels), dtype=torch.float32)
     with support.on_device(x):
         support.launch(

@@ -126,7 +126,7 @@ def autocast(x: Tensor) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
-def dense(x: Tensor) -> Tensor:
+def to_channels_last(x: Tensor) -> Tensor:
     """Convert ``x`` to channels_last."""
     return x.contiguous(memory_format=LAST)
 
@@ -138,7 +138,7 @@ def empty_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=LAST)
 
 
-def as_laid_out(out: Tensor, like: Tensor) -> Tensor:
+def restore_layout(out: Tensor, like: Tensor) -> Tensor:
     """Convert a kernel's output ``out`` back to the memory layout of its input ``like``."""
     return out if is_channels_last(like) else out.contiguous()
 
@@ -150,7 +150,7 @@ def on_device(x: Tensor) -> ContextManager:
     return nullcontext()
 
 
-def split(x: Tensor, positions: int, most: int) -> Tuple[int, int]:
+def split_positions(x: Tensor, positions: int, most: int) -> Tuple[int, int]:
     """Return the number of parts that an image's positions are divided into, and the positions of a part.
 
     Args:

@@ -40,11 +40,11 @@ def test_layouts():
     x = torch.ones(2, 3, 4, 5)
     last = x.contiguous(memory_format=torch.channels_last)
     for given in (x, x[:, :, ::2], last):
-        assert support.dense(given).is_contiguous(memory_format=LAST)
+        assert support.to_channels_last(given).is_contiguous(memory_format=LAST)
         assert support.empty_like(given).is_contiguous(memory_format=LAST)
         assert support.empty_like(given, torch.bfloat16).dtype == torch.bfloat16
-    assert support.as_laid_out(last, x).is_contiguous()
-    assert support.as_laid_out(last, last) is last
+    assert support.restore_layout(last, x).is_contiguous()
+    assert support.restore_layout(last, last) is last
     assert [support.next_power_of_2(n) for n in (1, 2, 3, 64, 65)] == [1, 2, 4, 64, 128]
 
 
