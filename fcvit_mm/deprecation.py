@@ -116,7 +116,9 @@ RENAMED = {
         'empty_picture': 'fcvit_mm.engine.hooks.corrupt_samples.empty_image',
     },
     'fcvit_mm.engine.resume': {
-        name: f'fcvit_mm.engine.resume_point.{name}' for name in ('find_resume_point', 'is_complete')
+        **{name: f'fcvit_mm.engine.resume_point.{name}' for name in ('find_resume_point', 'is_complete')},
+        'mix': 'fcvit_mm.engine.hooks.resumable_sampler.hash_seed',
+        'start_anew': 'fcvit_mm.engine.hooks.resume.restart_data_iterator',
     },
     'fcvit_mm.engine.preflight': {'disk_problems': 'fcvit_mm.preflight.work_dir.disk_problems'},
     'fcvit_mm.engine.quantization': {

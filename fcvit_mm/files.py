@@ -176,7 +176,7 @@ def partial_path(path: PathLike, tag: str) -> Iterator[str]:
 
 
 @contextmanager
-def only_one(path: PathLike, waiting: str, timeout: float = -1) -> Iterator[None]:
+def file_lock(path: PathLike, waiting: str, timeout: float = -1) -> Iterator[None]:
     """Hold a lock file beside a file, which only one process has, of all machines that share the folder.
 
     The system releases the lock when the process ends, even if it is killed. On a file system without locks, and where

@@ -21,9 +21,9 @@ from fcvit_mm.files import (
     atomic_path,
     check_writable,
     check_writable_folder,
+    file_lock,
     is_temporary,
     named_writes,
-    only_one,
     remove_temporaries,
     write_all_atomic,
     write_atomic,
@@ -229,10 +229,10 @@ def test_a_link_to_a_folder_that_is_missing_is_named(tmp_path):
 
 
 def test_a_killed_process_holds_no_lock(tmp_path):
-    code = "import os; from fcvit_mm import files; files.only_one('file', '').__enter__(); os.kill(os.getpid(), 9)"
+    code = "import os; from fcvit_mm import files; files.file_lock('file', '').__enter__(); os.kill(os.getpid(), 9)"
     run_python('-c', code, cwd=tmp_path, check=False)
     assert (tmp_path / '.file.lock').exists()
-    with only_one(tmp_path / 'file', '', timeout=0), pytest.raises(TimeoutError), only_one(tmp_path / 'file', '', 0):
+    with file_lock(tmp_path / 'file', '', timeout=0), pytest.raises(TimeoutError), file_lock(tmp_path / 'file', '', 0):
         pass
 
 
@@ -244,7 +244,7 @@ def test_a_system_without_locks_admits_everyone(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(fcntl, 'flock', flock)
     (tmp_path / '.file.lock').touch()  # left by a killed process
-    with only_one(tmp_path / 'file', '', 0), only_one(tmp_path / 'file', '', 0):
+    with file_lock(tmp_path / 'file', '', 0), file_lock(tmp_path / 'file', '', 0):
         pass
     assert 'does not support file locks: write to it with one process at a time' in ''.join(capsys.readouterr())
 

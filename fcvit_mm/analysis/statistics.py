@@ -207,7 +207,7 @@ def pairwise_cosine(vectors: Tensor) -> Tensor:
     return pairs / (count * (count - 1)) if count > 1 else torch.full_like(pairs, math.nan)
 
 
-def shannon(shares: Tensor) -> Tensor:
+def entropy_in_nats(shares: Tensor) -> Tensor:
     """Compute the entropy over the last axis, in nats: ``(..., M)`` to ``(...)``."""
     return -torch.special.xlogy(shares, shares).sum(-1)
 
@@ -215,7 +215,7 @@ def shannon(shares: Tensor) -> Tensor:
 def entropy(shares: Tensor) -> Tensor:
     """Compute the entropy divided by its upper bound ``log M``: ``(..., M)`` to ``(...)``; NaN for ``M = 1``."""
     bound = math.log(shares.shape[-1]) or math.nan
-    return shannon(shares) / bound
+    return entropy_in_nats(shares) / bound
 
 
 def divergence(shares: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ def divergence(shares: Tensor) -> Tensor:
         Tensor: ``(...)``, from 0 to 1; NaN for a single distribution or a single value.
     """
     bound = math.log(min(shares.shape[-2:])) or math.nan
-    return (shannon(shares.mean(-2)) - shannon(shares).mean(-1)).clamp(min=0) / bound
+    return (entropy_in_nats(shares.mean(-2)) - entropy_in_nats(shares).mean(-1)).clamp(min=0) / bound
 
 
 def top_share(shares: Tensor) -> Tensor:

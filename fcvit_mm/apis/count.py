@@ -22,7 +22,7 @@ from ..errors import LibraryError, UserError, library_errors
 from ..models.layers import count_parameters
 from ..ops import use_ops
 from .load import build_model, input_channels, tensor_forward
-from .step import asked_sizes
+from .step import expected_sizes
 
 #: Operators that MMEngine counts, too. These formulas count multiply-adds, as papers do.
 NOT_COUNTED = (
@@ -127,7 +127,7 @@ def input_shape(given: Sequence[int], task: str, asked: Sequence[Tuple[int, int]
     Args:
         given (Sequence[int]): One or two numbers, or none.
         task (str): Task of the model, or the scope of another library.
-        asked (Sequence[tuple[int, int]]): Sizes that the config names (:func:`asked_sizes`), for the message.
+        asked (Sequence[tuple[int, int]]): Sizes that the config names (:func:`expected_sizes`), for the message.
 
     Raises:
         UserError: No size is given and the task has no usual one, or the numbers are no size.
@@ -221,7 +221,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """
     cfg = unwrap_model(cfg)
     task = task_or_library(cfg)
-    height, width = input_shape(shape, task, asked_sizes(cfg))
+    height, width = input_shape(shape, task, expected_sizes(cfg))
     # The same random weights each time, and therefore the same proposals.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -253,7 +253,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
             with running:
                 flops = count(image)
         except LibraryError as error:
-            for rows, columns in asked_sizes(cfg):
+            for rows, columns in expected_sizes(cfg):
                 if _runs(count, image.new_zeros(*image.shape[:2], rows, columns)):
                     raise UserError(
                         f'the model of {cfg.filename or "the config"} does not run on an image of {height}x{width} '

@@ -205,7 +205,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
         StepError: The model cannot be built, or no step can be taken; names the component.
     """
     foreign = library_of(cfg) is None
-    shapes: List[Any] = list(sizes or [*SIZES, *(asked_sizes(cfg) if foreign else ())])
+    shapes: List[Any] = list(sizes or [*SIZES, *(expected_sizes(cfg) if foreign else ())])
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)  # the libraries list every parameter that they initialize
@@ -250,7 +250,7 @@ def _take_step(model: nn.Module, batch: Any) -> Step:
     )
 
 
-def asked_sizes(cfg: Config) -> List[Tuple[int, int]]:
+def expected_sizes(cfg: Config) -> List[Tuple[int, int]]:
     """Return heights and widths of images that components of a model expect (``input_size``: width, height)."""
     given = [node.get('input_size') for node in walk(cfg.model)]
     pairs = [tuple(each) for each in given if isinstance(each, (tuple, list)) and len(each) == 2]

@@ -117,8 +117,8 @@ def replace_backbone(
         neck['out_channels'] = list(neck['in_channels'])  # YOLOv8's neck requires equal channels
         after = _neck_channels(cfg, outputs)
     follow_neck(cfg.model, before, after)
-    _forget_weights(cfg, pretrained)
-    _adapt_the_rest(cfg, variant)
+    _remove_pretrained_weights(cfg, pretrained)
+    _adapt_other_settings(cfg, variant)
     if stock.bare:
         cfg.model.backbone.type = f'{UNPACKED}{cfg.model.backbone.type}'
     step = _check(cfg, network)
@@ -368,7 +368,7 @@ def _neck_channels(cfg: Config, outputs: Sequence[Output]) -> Optional[List[int]
         return None
 
 
-def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
+def _remove_pretrained_weights(cfg: Config, pretrained: Optional[str]) -> None:
     """Remove the pretrained weights of the stock backbone; initialize the new one from ``pretrained``."""
     if pretrained is not None:
         set_pretrained(cfg, pretrained)
@@ -394,7 +394,7 @@ def _normalize(preprocessor: ConfigDict, scope: Optional[str]) -> None:
         preprocessor.pop('bgr_to_rgb')
 
 
-def _adapt_the_rest(cfg: Config, variant: Variant) -> None:
+def _adapt_other_settings(cfg: Config, variant: Variant) -> None:
     """Set the images' normalization, imports, and a constructor of layer-wise learning rates."""
     preprocessor = cfg.model.get('data_preprocessor')
     if preprocessor:

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from mmengine.logging import print_log
 
-from ..files import find_partials, only_one, partial_path
+from ..files import file_lock, find_partials, partial_path
 from ..version import __version__
 from .errors import CheckpointError
 
@@ -65,7 +65,7 @@ def download(url: str, path: str, check: Callable[[str], object], size: Optional
         CheckpointError: Raised by ``check``.
         WriteError: The folder or the disk cannot be written.
     """
-    with only_one(path, f'Another process is downloading {path}: waiting for it.'):
+    with file_lock(path, f'Another process is downloading {path}: waiting for it.'):
         if os.path.exists(path):
             return False
         best, failures, connected = 0, 0, False

@@ -184,7 +184,7 @@ class FastRandomFlip(RandomFlip):
         return results
 
 
-class _OfValues:
+class _TableTransform:
     """A transform of single values, computed by a table with the result of each.
 
     Args:
@@ -201,7 +201,7 @@ class _OfValues:
         return results
 
 
-class _OfImage:
+class _ReplacedTransform:
     """A transform that calls a faster implementation of its function in mmcv.
 
     Args:
@@ -228,9 +228,9 @@ class _OfImage:
 
 
 #: Transforms that treat values one by one.
-OF_VALUES = (library.Invert, library.Posterize, library.Solarize, library.SolarizeAdd, library.Brightness)
+BY_TABLES = (library.Invert, library.Posterize, library.Solarize, library.SolarizeAdd, library.Brightness)
 #: Transform -> faster version of the function that it calls, and whether it has a magnitude.
-OF_IMAGES: Dict[type, Tuple[Callable[..., np.ndarray], bool]] = {
+REPLACED: Dict[type, Tuple[Callable[..., np.ndarray], bool]] = {
     library.AutoContrast: (auto_contrast, False),
     library.Equalize: (equalize, False),
     library.Contrast: (adjust_contrast, True),
@@ -241,10 +241,10 @@ OF_IMAGES: Dict[type, Tuple[Callable[..., np.ndarray], bool]] = {
 
 def faster(transform: Any) -> Any:
     """Return a faster version of one of mmpretrain's color transforms; other transforms are returned unchanged."""
-    if type(transform) in OF_VALUES:
-        return _OfValues(transform)
-    if type(transform) in OF_IMAGES:
-        return _OfImage(transform, *OF_IMAGES[type(transform)])
+    if type(transform) in BY_TABLES:
+        return _TableTransform(transform)
+    if type(transform) in REPLACED:
+        return _ReplacedTransform(transform, *REPLACED[type(transform)])
     return transform
 
 

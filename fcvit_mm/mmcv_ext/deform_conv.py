@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .support import readable, torchvision_kernels
+from .support import for_torchvision, torchvision_kernels
 
 
 def deform_conv_forward(
@@ -32,12 +32,12 @@ def deform_conv_forward(
 
     The offsets are ``(B, deformable_group * 2 * kH * kW, h, w)``, y before x, in pixels.
     """
-    input = readable(input)
+    input = for_torchvision(input)
     output.copy_(
         torchvision_kernels().deform_conv2d(
             input,
-            readable(weight),
-            readable(offset),
+            for_torchvision(weight),
+            for_torchvision(offset),
             input.new_zeros(input.shape[0], 1),
             input.new_zeros(weight.shape[0]),
             dH,
@@ -67,12 +67,12 @@ def _deform_conv_backward(
     group: int,
     deformable_group: int,
 ) -> Tuple[Tensor, ...]:
-    input = readable(input)
+    input = for_torchvision(input)
     return torchvision_kernels()._deform_conv2d_backward(
-        readable(grad_output),
+        for_torchvision(grad_output),
         input,
-        readable(weight),
-        readable(offset),
+        for_torchvision(weight),
+        for_torchvision(offset),
         input.new_zeros(input.shape[0], 1),
         input.new_zeros(weight.shape[0]),
         dH,
@@ -162,8 +162,8 @@ def _of_output(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     count = x.shape[1] * size[0] * size[1]
     if tuple(x.shape[2:]) == tuple(size) or x.shape[1] * x.shape[2] * x.shape[3] < count:
-        return readable(x)
-    return readable(x.flatten(1)[:, :count].reshape(len(x), x.shape[1], *size))
+        return for_torchvision(x)
+    return for_torchvision(x.flatten(1)[:, :count].reshape(len(x), x.shape[1], *size))
 
 
 def modulated_deform_conv_forward(
@@ -191,14 +191,14 @@ def modulated_deform_conv_forward(
 
     Shapes are those of :func:`deform_conv_forward`; the mask is ``(B, deformable_group * kernel_h * kernel_w, h, w)``.
     """
-    input = readable(input)
+    input = for_torchvision(input)
     output.copy_(
         torchvision_kernels().deform_conv2d(
             input,
-            readable(weight),
+            for_torchvision(weight),
             _of_output(offset, output.shape[2:]),
             _of_output(mask, output.shape[2:]),
-            readable(bias) if with_bias else input.new_zeros(weight.shape[0]),
+            for_torchvision(bias) if with_bias else input.new_zeros(weight.shape[0]),
             stride_h,
             stride_w,
             pad_h,
@@ -239,14 +239,14 @@ def modulated_deform_conv_backward(
     with_bias: bool,
 ) -> None:
     """Write the gradients of :func:`modulated_deform_conv_forward`."""
-    input = readable(input)
+    input = for_torchvision(input)
     found = torchvision_kernels()._deform_conv2d_backward(
-        readable(grad_output),
+        for_torchvision(grad_output),
         input,
-        readable(weight),
+        for_torchvision(weight),
         _of_output(offset, grad_output.shape[2:]),
         _of_output(mask, grad_output.shape[2:]),
-        readable(bias) if with_bias else input.new_zeros(weight.shape[0]),
+        for_torchvision(bias) if with_bias else input.new_zeros(weight.shape[0]),
         stride_h,
         stride_w,
         pad_h,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import MMCVOperatorError
-from .support import readable, recompute, torchvision_kernels
+from .support import for_torchvision, recompute, torchvision_kernels
 
 
 def roi_align_forward(
@@ -26,7 +26,7 @@ def roi_align_forward(
     """Apply RoIAlign (arXiv 1703.06870): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``."""
     if pool_mode == 0:
         raise MMCVOperatorError("roi_align with pool_mode='max'")
-    input = readable(input)
+    input = for_torchvision(input)
     output.copy_(
         torchvision_kernels().roi_align(
             input,
@@ -56,7 +56,7 @@ def roi_align_backward(
     """Write the gradient of :func:`roi_align_forward` into ``grad_input``."""
     if pool_mode == 0:
         raise MMCVOperatorError("roi_align with pool_mode='max'")
-    grad_output = readable(grad_output)
+    grad_output = for_torchvision(grad_output)
     grad_input.copy_(
         torchvision_kernels()._roi_align_backward(
             grad_output,

@@ -16,7 +16,7 @@ def torchvision_kernels() -> Any:
     return torch.ops.torchvision
 
 
-def readable(x: Tensor) -> Tensor:
+def for_torchvision(x: Tensor) -> Tensor:
     """Convert a tensor for torchvision's kernels: to contiguous memory, which they assume; bfloat16 to float32."""
     return (x.float() if x.dtype == torch.bfloat16 else x).contiguous()
 

@@ -13,7 +13,7 @@ from .backbone import Backbone, output_layout
 from .transformer import TokenTransformer
 
 
-class Recorded(nn.Module):
+class TracedModel(nn.Module):
     """A traced model, which can be scripted."""
 
     def __init__(self, recorded: nn.Module) -> None:
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         like = next(self.parameters())
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
-            return Recorded(torch.jit.trace(self, like.new_zeros(2, self.in_chans, 64, 64)))
+            return TracedModel(torch.jit.trace(self, like.new_zeros(2, self.in_chans, 64, 64)))
 
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:

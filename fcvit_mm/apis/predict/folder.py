@@ -11,8 +11,8 @@ from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tu
 
 import numpy as np
 
-from ...files import atomic_path, only_one, remove_temporaries, write_atomic
-from .inputs import Work
+from ...files import atomic_path, file_lock, remove_temporaries, write_atomic
+from .inputs import ImageList
 from .options import Options
 from .predictor import BatchPredictor
 from .results import Coco, PredictionError, Record, write_table
@@ -48,14 +48,14 @@ def check_folder(searched: Sequence[str], out: str) -> None:
             )
 
 
-def settings_of(predictor: BatchPredictor, work: Work, coco: Coco, options: Options) -> Dict[str, Any]:
+def settings_of(predictor: BatchPredictor, listed: ImageList, coco: Coco, options: Options) -> Dict[str, Any]:
     """Return the settings that results depend on; not the batch size."""
     images = hashlib.sha256()
-    for path in work.paths:
-        images.update(f'{osp.abspath(path)}\n{work.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))
+    for path in listed.paths:
+        images.update(f'{osp.abspath(path)}\n{listed.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))
     kept = {key: value for key, value in options._asdict().items() if key not in HOW_TO_RUN}
     kept['coco'] = coco.fingerprint()  # the file may have changed
-    return dict(kept, **predictor.fingerprint(), images=f'{len(work)} ({images.hexdigest()})')
+    return dict(kept, **predictor.fingerprint(), images=f'{len(listed)} ({images.hexdigest()})')
 
 
 def read_run(path: str) -> Dict[str, Any]:
@@ -76,22 +76,22 @@ def read_run(path: str) -> Dict[str, Any]:
         raise PredictionError(f'{path} was not written by this command ({error}): give another folder') from error
 
 
-def stamps_of(work: Work, size: int) -> List[str]:
+def stamps_of(listed: ImageList, size: int) -> List[str]:
     """Return a hash of the sizes and times of modification of each shard's images, to notice replaced images.
 
     Args:
-        work (Work): The images.
+        listed (ImageList): The images.
         size (int): Number of images per shard.
     """
     stamps: List[str] = []
     last, stamp = '', b''
     hashed = hashlib.sha256()
-    for number in range(len(work)):
-        path = work[number][0]
+    for number in range(len(listed)):
+        path = listed[number][0]
         if path != last:  # the frames of a video follow each other
             last, stamp = path, _stamp(path)
         hashed.update(stamp)
-        if (number + 1) % size == 0 or number + 1 == len(work):
+        if (number + 1) % size == 0 or number + 1 == len(listed):
             stamps.append(hashed.hexdigest()[:16])
             hashed = hashlib.sha256()
     return stamps
@@ -106,14 +106,14 @@ def _stamp(path: str) -> bytes:
 
 
 @contextmanager
-def only_run(out: str) -> Iterator[None]:
+def lock_results(out: str) -> Iterator[None]:
     """Admit one run at a time to a results folder.
 
     Raises:
         PredictionError: Another run is writing to it.
     """
     running = f'another run is writing to --out {out}'
-    lock = only_one(osp.join(out, RUN), f'{running}: waiting up to {WAIT:.0f} s for its end.', WAIT)
+    lock = file_lock(osp.join(out, RUN), f'{running}: waiting up to {WAIT:.0f} s for its end.', WAIT)
     with ExitStack() as stack:
         try:
             stack.enter_context(lock)

@@ -25,7 +25,7 @@ from ...images import (
 LIST_SUFFIXES = ('.txt', '.lst')
 
 
-class Work:
+class ImageList:
     """The images to predict, numbered from 0.
 
     Args:
@@ -72,7 +72,7 @@ class Work:
         return name if stem in self.doubles else stem
 
 
-def find_work(inputs: Sequence[str]) -> Work:
+def list_inputs(inputs: Sequence[str]) -> ImageList:
     """Find the images of the given inputs.
 
     Args:
@@ -80,7 +80,7 @@ def find_work(inputs: Sequence[str]) -> Work:
             such paths, one per line, relative to the folder of the file. Duplicates are removed.
 
     Returns:
-        Work: In the order of the inputs; folders sorted.
+        ImageList: In the order of the inputs; folders sorted.
 
     Raises:
         ImageError: There is no input; one does not exist or has no image; a video has no frame that can be decoded.
@@ -112,7 +112,7 @@ def find_work(inputs: Sequence[str]) -> Work:
             raise ImageError(
                 f'{path} ({osp.getsize(path)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
-    return Work(list(paths.values()), frames, folders)
+    return ImageList(list(paths.values()), frames, folders)
 
 
 def report_unsupported_files(folder: str) -> None:

@@ -17,6 +17,7 @@ from mmengine.runner import autocast
 from torch import Tensor, nn
 
 from ...checkpoints import check_fits, weights_of
+from ...checkpoints.names import some
 from ...engine.command_options import enable_tta
 from ...engine.config import task_of
 from ...engine.machine import adapt_to_machine, replace_sync_bn
@@ -132,7 +133,9 @@ class BatchPredictor:
         features: List[Tensor] = []
         for group in groups.values():
             order += group
-            with library_errors(f'predicting {_some([names[index] for index in group])} with {self.file}', ADVICE):
+            with library_errors(
+                f'predicting {some(dict.fromkeys(names[index] for index in group))} with {self.file}', ADVICE
+            ):
                 samples += self._step([data[index] for index in group])
             features += self._features
         places = np.argsort(order).tolist()
@@ -205,12 +208,6 @@ def with_boxes(sample: Any) -> Any:
 def _sizes(inputs: Any) -> Any:
     """Return the shape of a prepared image, or the shapes of its test-time augmentations."""
     return tuple(map(_sizes, inputs)) if isinstance(inputs, (list, tuple)) else tuple(inputs.shape)
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first of these names, and how many more there are."""
-    names = list(dict.fromkeys(names))
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 
 def _hash_of(model: torch.nn.Module) -> str:

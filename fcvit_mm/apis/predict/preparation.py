@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 from ...engine.config import type_name
 from ...images import ImageError, ImageReader, open_video, swap_channels
 from ..preprocessing import NetworkError, check_channels
-from .inputs import Work
+from .inputs import ImageList
 
 
 class Loaded(NamedTuple):
     """An image loaded by a worker.
 
     Attributes:
-        number (int): Index in :class:`Work`.
+        number (int): Index in :class:`ImageList`.
         size (tuple[int, int]): Height and width.
         data (dict, optional): Output of the pipeline; ``None`` for a skipped image, or if tiles are predicted.
         pixels (np.ndarray, optional): The image, if needed for drawing or tiles.
@@ -35,18 +35,18 @@ class ImagesToPredict(Dataset):
     """Data set that reads images as training does, and prepares them by the test pipeline."""
 
     def __init__(
-        self, work: Work, reader: ImageReader, pipeline: Compose, channels: int, tiled: bool, keep: bool
+        self, listed: ImageList, reader: ImageReader, pipeline: Compose, channels: int, tiled: bool, keep: bool
     ) -> None:
-        self.work, self.reader, self.pipeline, self.channels = work, reader, pipeline, channels
+        self.listed, self.reader, self.pipeline, self.channels = listed, reader, pipeline, channels
         self.tiled, self.keep = tiled, keep
         self.video: Tuple[str, Any, int] = ('', None, 0)
 
     def __getitem__(self, number: int) -> Loaded:
-        path, frame = self.work[number]
+        path, frame = self.listed[number]
         try:
             pixels = self.reader(path) if frame is None else self._frame(path, frame)
             check_channels(pixels, self.channels, path)
-            data = None if self.tiled else prepare(self.pipeline, pixels, self.work.name(number), number)
+            data = None if self.tiled else prepare(self.pipeline, pixels, self.listed.name(number), number)
         except (ImageError, NetworkError) as error:
             return Loaded(number, problem=str(error))
         size = (pixels.shape[0], pixels.shape[1])

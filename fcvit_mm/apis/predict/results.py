@@ -162,7 +162,7 @@ class Classes:
     def _rows(self, records: Records) -> Iterator[Tuple[Any, ...]]:
         for record in records():
             for rank, (index, score) in enumerate(record.get('found', ()), 1):
-                yield readable(record['name']), rank, index, self.meta.name(index), score
+                yield as_valid_text(record['name']), rank, index, self.meta.name(index), score
 
     def _write_parquet(self, path: str, records: Records) -> None:
         import pyarrow
@@ -406,13 +406,13 @@ def _write_json(path: str, pieces: Sequence[Any]) -> None:
                 file.write((',\n' if number else '').encode() + json.dumps(item).encode())
 
 
-def readable(name: str) -> str:
+def as_valid_text(name: str) -> str:
     """Return a file name as valid text: bytes that are not UTF-8 as ``\\udcf6`` and the like."""
     return name.encode('utf-8', 'backslashreplace').decode()
 
 
 def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file row by row; names that are not UTF-8 are written as by :func:`readable`."""
+    """Write a CSV file row by row; names that are not UTF-8 are written as by :func:`as_valid_text`."""
     options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
     with atomic_path(path) as temporary, open(temporary, 'a', **options) as file:
         # csv quotes only characters of the line terminator, and a name may contain a lone \r.

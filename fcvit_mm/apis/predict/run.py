@@ -26,7 +26,7 @@ from .folder import (
     Shards,
     check_folder,
     compare_settings,
-    only_run,
+    lock_results,
     read_run,
     settings_of,
     shard_size,
@@ -34,7 +34,7 @@ from .folder import (
     store_or_compare_settings,
     write_run,
 )
-from .inputs import Work, find_work
+from .inputs import ImageList, list_inputs
 from .options import Options, check_options
 from .predictor import ADVICE, BatchPredictor
 from .preparation import ImagesToPredict
@@ -69,7 +69,7 @@ def predict(
         cfg (Config): A config of any of the three tasks, from :func:`~fcvit_mm.engine.config.load_config`; it is
             changed.
         checkpoint (str): A checkpoint trained with this config, or ``published:NAME``.
-        inputs (Sequence[str]): See :func:`find_work`.
+        inputs (Sequence[str]): See :func:`list_inputs`.
         out (str): Folder for the results. An earlier run with the same settings is continued.
         options (Options): Options of the run.
 
@@ -90,16 +90,16 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
     predictor = BatchPredictor(cfg, checkpoint, options)
     with ExitStack() as stack:
 
-        def plan() -> Tuple[Work, Coco, Shards, List[int]]:
-            work = find_work(inputs)
-            check_folder(work.folders, out)
+        def plan() -> Tuple[ImageList, Coco, Shards, List[int]]:
+            listed = list_inputs(inputs)
+            check_folder(listed.folders, out)
             coco = coco_ids(options.coco, predictor.meta, predictor.classes)
-            coco.check_images(map(work.name, range(len(work))))
-            settings = settings_of(predictor, work, coco, options)
+            coco.check_images(map(listed.name, range(len(listed))))
+            settings = settings_of(predictor, listed, coco, options)
             compare_settings(out, settings)  # before the lock file is written
-            stack.enter_context(only_run(out))
+            stack.enter_context(lock_results(out))
             size = store_or_compare_settings(out, settings, shard_size(options))
-            shards = Shards(out, size, len(work), stamps_of(work, size))
+            shards = Shards(out, size, len(listed), stamps_of(listed, size))
             run = read_run(osp.join(out, RUN))
             if run.get('complete', False) and run.get('images_state') != shards.state:
                 raise PredictionError(
@@ -108,14 +108,14 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
                 )
             # Left by a run that was killed before it removed them, or of images that have changed since.
             shards.remove(() if run.get('complete', False) else range(len(shards)))
-            return work, coco, shards, shards.missing()
+            return listed, coco, shards, shards.missing()
 
-        work, coco, shards, missing = from_first(plan)
-        return _predict_missing(predictor, work, coco, shards, missing, first)
+        listed, coco, shards, missing = from_first(plan)
+        return _predict_missing(predictor, listed, coco, shards, missing, first)
 
 
 def _predict_missing(
-    predictor: BatchPredictor, work: Work, coco: Coco, shards: Shards, missing: List[int], first: bool
+    predictor: BatchPredictor, listed: ImageList, coco: Coco, shards: Shards, missing: List[int], first: bool
 ) -> Summary:
     """Predict the missing shards and merge all of them."""
     out, options = shards.out, predictor.options
@@ -126,12 +126,12 @@ def _predict_missing(
     elif predictor.task == 'detection':
         writer = Detections(out, predictor.meta, predictor.classes, coco, options.score_thr)
     else:
-        writer = LabelMaps(out, predictor.meta, predictor.classes, work.file_name)
+        writer = LabelMaps(out, predictor.meta, predictor.classes, listed.file_name)
     if done:
-        return Summary(len(work), read_run(osp.join(out, RUN)).get('skipped', 0), [], len(work), first)
-    resumed = len(work) - sum(len(shards.numbers(shard)) for shard in missing)
+        return Summary(len(listed), read_run(osp.join(out, RUN)).get('skipped', 0), [], len(listed), first)
+    resumed = len(listed) - sum(len(shards.numbers(shard)) for shard in missing)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    _predict_shards(predictor, work, coco, shards, missing[rank::world], writer, out, first)
+    _predict_shards(predictor, listed, coco, shards, missing[rank::world], writer, out, first)
 
     def finish() -> Tuple[int, List[str]]:
         missing = shards.missing()
@@ -143,7 +143,7 @@ def _predict_missing(
             )
         skipped, path = shards.finish_skipped()
         written = [] if path is None else [path]
-        if skipped == len(work):
+        if skipped == len(listed):
             reason = next(iter(shards.records()))['skipped']
             shards.remove()
             raise PredictionError(f'all {skipped} images were skipped; first reason: {reason}')
@@ -157,12 +157,12 @@ def _predict_missing(
     if dist.is_initialized():
         dist.barrier()
     skipped, written = from_first(finish)
-    return Summary(len(work), skipped, written, resumed, first)
+    return Summary(len(listed), skipped, written, resumed, first)
 
 
 def _predict_shards(
     predictor: BatchPredictor,
-    work: Work,
+    listed: ImageList,
     coco: Coco,
     shards: Shards,
     mine: Sequence[int],
@@ -179,7 +179,7 @@ def _predict_shards(
         for start in range(0, len(shards.numbers(shard)), size)
     ]
     images = ImagesToPredict(
-        work, predictor.reader, predictor.pipeline, predictor.channels, options.tile is not None, options.draw
+        listed, predictor.reader, predictor.pipeline, predictor.channels, options.tile is not None, options.draw
     )
     draw = build_drawing(predictor) if options.draw else None
     workers = min(options.workers, len(batches))
@@ -196,17 +196,17 @@ def _predict_shards(
         for batch in loader:
             usable = [loaded for loaded in batch if not loaded.problem]
             try:
-                samples = iter(predictor(usable, [work.name(each.number) for each in usable]) if usable else [])
+                samples = iter(predictor(usable, [listed.name(each.number) for each in usable]) if usable else [])
             except ImageError as error:  # a tile of the image cannot be prepared; the batch is this image
                 batch, usable = [each._replace(problem=str(error)) for each in usable], []
             features += predictor.features() if usable else []
             for loaded in batch:
-                name = work.name(loaded.number)
+                name = listed.name(loaded.number)
                 if loaded.problem:
                     records.append(dict(name=name, skipped=loaded.problem))
                     for folder in ('labels', 'drawn'):  # of an earlier content of the image
                         with suppress(FileNotFoundError):
-                            os.remove(osp.join(out, folder, f'{work.file_name(name)}.png'))
+                            os.remove(osp.join(out, folder, f'{listed.file_name(name)}.png'))
                     continue
                 sample = next(samples)
                 records.append(
@@ -221,7 +221,7 @@ def _predict_shards(
                 if draw is not None:
                     with library_errors(f'drawing the predictions of {name}', 'Omit --draw, or remove this image'):
                         drawn = draw(loaded.pixels, sample)
-                    _write_drawn(osp.join(out, 'drawn', f'{work.file_name(name)}.png'), drawn)
+                    _write_drawn(osp.join(out, 'drawn', f'{listed.file_name(name)}.png'), drawn)
             shard = batch[-1].number // shards.size
             if batch[-1].number == shards.numbers(shard)[-1]:
                 shards.write(shard, records, features)

@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, Sampler
 from ..config import type_name
 
 
-def mix(*numbers: int) -> int:
+def hash_seed(*numbers: int) -> int:
     """Hash numbers to a 32-bit seed; unlike a sum, it differs between combinations."""
     digest = hashlib.blake2b(','.join(map(str, numbers)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, 'little')
@@ -176,11 +176,11 @@ class ResumableBatchSampler(BatchSampler):
             if number < done:
                 continue
             if self.order is not None:
-                yield [Index(index, mix(seed, epoch, index.place), index.place) for index in batch]
+                yield [Index(index, hash_seed(seed, epoch, index.place), index.place) for index in batch]
             else:
                 places = enumerate(batch)
                 yield [
-                    Index(index, mix(seed, self.rank, epoch, number, place)) if isinstance(index, int) else index
+                    Index(index, hash_seed(seed, self.rank, epoch, number, place)) if isinstance(index, int) else index
                     for place, index in places
                 ]
 

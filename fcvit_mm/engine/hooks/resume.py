@@ -27,7 +27,7 @@ from ...registry import HOOKS
 from ..config import type_name
 from ..optim.schedules import all_settings, follow_config, resumed_rates
 from ..optim.states import count_states, missing_states
-from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
+from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, hash_seed
 
 
 def make_resumable(cfg: Config) -> None:
@@ -70,7 +70,7 @@ def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
     return samples
 
 
-def start_anew(loop: IterBasedTrainLoop) -> Any:
+def restart_data_iterator(loop: IterBasedTrainLoop) -> Any:
     """Build MMEngine's endless iterator over the loop's data loader, with new workers."""
     loop.dataloader._iterator = None  # torch keeps persistent workers here
     return type(loop.dataloader_iterator)(loop.dataloader)
@@ -220,7 +220,7 @@ class ResumableHook(Hook):
         for hook in early_stopping(runner):
             kept = (before or {}).get('stopping', {}).get((hook.monitor, hook.rule))
             hook.best_score, hook.wait_count = kept or (hook.best_score, hook.wait_count)
-        moved = self._find_place(loop, meta, before)
+        moved = self._set_position(loop, meta, before)
         self.start = meta['iter']  # 0 is possible, because a pending validation saves before the first iteration
         by_iter = isinstance(loop, IterBasedTrainLoop)
         changed = follow_config(
@@ -260,7 +260,7 @@ class ResumableHook(Hook):
                 'with load_from and without --resume'
             )
 
-    def _find_place(self, loop: Any, meta: dict, before: Optional[dict]) -> bool:
+    def _set_position(self, loop: Any, meta: dict, before: Optional[dict]) -> bool:
         """Set the position in the data; convert the iteration of ``meta`` to the current batch size.
 
         Returns:
@@ -391,7 +391,7 @@ class ResumableHook(Hook):
             restore_attributes(loop.dataloader)
         if isinstance(loop, IterBasedTrainLoop):
             # MMEngine 0.10.7 has already started workers; their copies of the data set lack later changes by hooks.
-            loop.dataloader_iterator = start_anew(loop)
+            loop.dataloader_iterator = restart_data_iterator(loop)
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
@@ -442,9 +442,9 @@ class ResumableHook(Hook):
         if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):  # a finite sampler
             sampler.sampler.set_epoch(self.number)
         sampler.resume(parts)
-        batches = start_anew(loop)
+        batches = restart_data_iterator(loop)
         batches._epoch = self.number
         loop.dataloader_iterator = ResumedBatches(batches, loop.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        set_random_seed(mix(runner.seed, runner.rank, runner.iter))
+        set_random_seed(hash_seed(runner.seed, runner.rank, runner.iter))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .replacements import box_coder
-from .steps import best_of, rows, suppress
+from .steps import flatten_priors, grouped_nms, topk
 from .supported import checked_cfg, refuse
 
 
@@ -77,7 +77,7 @@ class Dense(nn.Module):
         kept = keep.nonzero()[:, 0]
         scores, rest = self.weighted(scores, rest)
         boxes, scores, labels, priors = boxes[kept], scores[kept], labels[kept], priors[kept]
-        best = suppress(boxes, scores, labels, self.cfg['nms'], self.cfg['max_per_img'])
+        best = grouped_nms(boxes, scores, labels, self.cfg['nms'], self.cfg['max_per_img'])
         return Found(boxes[best], scores[best], labels[best], tuple(x[kept][best] for x in rest), priors[best])
 
     def priors(self, sizes: List[Any], like: Tensor) -> List[Tensor]:
@@ -104,17 +104,18 @@ class Dense(nn.Module):
             tuple[Tensor]: Of at most ``nms_pre`` candidates: scores ``(N,)``, labels ``(N,)``, deltas ``(N, 4)``,
             priors ``(N, 2 or 4)``, and the further outputs ``(N, n)``.
         """
-        logits = rows(scores, self.head.cls_out_channels)
+        logits = flatten_priors(scores, self.head.cls_out_channels)
         values = logits.sigmoid() if self.head.use_sigmoid_cls else logits.softmax(-1)[:, :-1]
         classes = values.shape[1]
         values = values.flatten()
         if self.cfg.get('nms_pre', -1) > 0:
-            values, index = best_of(values, self.cfg['nms_pre'], self.stable_topk)
+            values, index = topk(values, self.cfg['nms_pre'], self.stable_topk)
         else:
             index = torch.arange(values.shape[0], device=values.device)
         place = index.div(classes, rounding_mode='floor')
-        rest = [rows(x, width)[place] for x, width in zip(others, self.widths(len(others)))]
-        return (values, self.labels(number, index - place * classes), rows(deltas, 4)[place], priors[place], *rest)
+        rest = [flatten_priors(x, width)[place] for x, width in zip(others, self.widths(len(others)))]
+        labels = self.labels(number, index - place * classes)
+        return (values, labels, flatten_priors(deltas, 4)[place], priors[place], *rest)
 
     def widths(self, number: int) -> List[int]:
         """Return the number of values per prior of each additional output."""

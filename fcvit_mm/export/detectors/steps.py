@@ -16,7 +16,7 @@ def smaller(limit: int, size: Any) -> Any:
     return min(limit, size)
 
 
-def rows(x: Tensor, width: int) -> Tensor:
+def flatten_priors(x: Tensor, width: int) -> Tensor:
     """Turn an image's map ``(1, A * width, H, W)`` into one row for each prior, ``(H * W * A, width)``."""
     return x[0].permute(1, 2, 0).reshape(-1, width)
 
@@ -27,7 +27,7 @@ def clip(boxes: Tensor, height: Any, width: Any) -> Tensor:
     return torch.stack((x, y), -1).flatten(-2)
 
 
-def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
+def topk(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
     """Return the top ``limit`` of values ``(N,)`` and their indices, in descending order; ties are broken by index.
 
     Ties are common: after a ReLU scores are 0.5, and padded or black areas have constant scores.
@@ -45,7 +45,7 @@ def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
     return found, index
 
 
-def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int) -> Tensor:
+def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int) -> Tensor:
     """Apply non-maximum suppression within groups; return at most ``limit`` indices, best first.
 
     Groups are shifted apart as mmcv's ``batched_nms`` shifts them, so that rounding is the same.
@@ -68,7 +68,7 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int
     return keep[:limit]
 
 
-def with_image(boxes: Tensor) -> Tensor:
+def add_image_index(boxes: Tensor) -> Tensor:
     """Prepend the image index 0 to boxes: ``(R, 4)`` to ``(R, 5)``."""
     return torch.cat((torch.zeros_like(boxes[:, :1]), boxes), 1)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .one_stage import Proposals
 from .replacements import box_coder, region_extractor
-from .steps import suppress, with_image
+from .steps import add_image_index, grouped_nms
 from .supported import STEPS, checked_cfg, defining_class, refuse
 
 
@@ -66,7 +66,7 @@ class TwoStage(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], height: Any, width: Any) -> Tuple[Tensor, ...]:
         """Return boxes, scores, labels and, if any, masks for the feature maps of an image of this height and width."""
-        regions = with_image(self.proposals(maps, height, width)[0])
+        regions = add_image_index(self.proposals(maps, height, width)[0])
         regions, logits, deltas = self.refine(maps, regions, height, width)
         head = self.box_heads[-1]
         scores = logits.softmax(-1)[:, :-1]
@@ -74,11 +74,11 @@ class TwoStage(nn.Module):
         place, labels = (scores > float(self.cfg['score_thr'])).nonzero().unbind(1)
         scores = scores[place, labels]
         boxes = boxes[place] if head.reg_class_agnostic else boxes.unflatten(1, (-1, 4))[place, labels]
-        best = suppress(boxes, scores, labels, self.cfg['nms'], self.cfg['max_per_img'])
+        best = grouped_nms(boxes, scores, labels, self.cfg['nms'], self.cfg['max_per_img'])
         boxes, scores, labels = boxes[best], scores[best], labels[best]
         if not self.has_masks:
             return boxes, scores, labels
-        masks = self.masks(maps, with_image(boxes))
+        masks = self.masks(maps, add_image_index(boxes))
         if self.mask_heads[-1].class_agnostic:
             return boxes, scores, labels, masks[:, 0].clone()
         return boxes, scores, labels, masks[torch.arange(masks.shape[0], device=masks.device), labels]
@@ -127,7 +127,7 @@ class Cascade(TwoStage):
             if stage < len(self.box_heads) - 1:
                 labels = found['cls_score'][:, :-1].argmax(1)
                 image = dict(img_shape=(height, width))
-                regions = with_image(head.regress_by_class(regions[:, 1:], labels, found['bbox_pred'], image))
+                regions = add_image_index(head.regress_by_class(regions[:, 1:], labels, found['bbox_pred'], image))
         return regions, sum(logits[1:], logits[0]) / len(logits), found['bbox_pred']
 
     def masks(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:

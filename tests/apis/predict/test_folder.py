@@ -12,7 +12,7 @@ from predictions import contents, predict_to
 
 from fcvit_mm.apis.predict import BatchPredictor, Options, PredictionError
 from fcvit_mm.apis.predict import folder as run_folder
-from fcvit_mm.apis.predict.folder import RESULTS, Shards, only_run
+from fcvit_mm.apis.predict.folder import RESULTS, Shards, lock_results
 from fcvit_mm.engine import machine
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.images import ImageError
@@ -205,7 +205,7 @@ def test_one_run_at_a_time_writes_to_the_folder(model_of, tmp_path, monkeypatch)
     model = model_of('classification')
     monkeypatch.setattr(run_folder, 'WAIT', 0.1)
     for _ in range(2):
-        with only_run(str(tmp_path)), pytest.raises(PredictionError, match='another run is writing to --out .*: wait'):
+        with lock_results(str(tmp_path)), pytest.raises(PredictionError, match='is writing to --out .*: wait'):
             predict_to(model, tmp_path)
         assert not (tmp_path / 'run.json').exists()
     predict_to(model, tmp_path)

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from fcvit_mm.apis.predict.inputs import count_frames, find_work
+from fcvit_mm.apis.predict.inputs import count_frames, list_inputs
 from fcvit_mm.images import ImageError
 
 
 def names(inputs):
-    work = find_work([str(each) for each in inputs])
-    return [work.name(number) for number in range(len(work))]
+    listed = list_inputs([str(each) for each in inputs])
+    return [listed.name(number) for number in range(len(listed))]
 
 
 def test_each_image_of_folders_lists_and_files_is_predicted_once(tmp_path, monkeypatch):
@@ -21,7 +21,7 @@ def test_each_image_of_folders_lists_and_files_is_predicted_once(tmp_path, monke
     assert names([tmp_path / 'a']) == ['2.jpg', 'b/1.PNG']
     assert names([tmp_path / 'c' / '3.jpg', tmp_path / 'a']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
     assert names([tmp_path / 'a', tmp_path / 'a' / '2.jpg']) == ['2.jpg', 'b/1.PNG']
-    assert len(find_work([str(tmp_path / 'a' / 'list.txt')])) == 2
+    assert len(list_inputs([str(tmp_path / 'a' / 'list.txt')])) == 2
     monkeypatch.chdir(tmp_path)
     assert names(['a/2.jpg', './a', tmp_path / 'a' / '2.jpg', 'a/list.txt', 'c/../a']) == [
         'a/2.jpg',
@@ -31,14 +31,15 @@ def test_each_image_of_folders_lists_and_files_is_predicted_once(tmp_path, monke
     (tmp_path / 'folders.txt').write_text('c\na\na/2.jpg\n')
     assert names([tmp_path / 'folders.txt']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
     inputs = [str(tmp_path / name) for name in ('c', 'folders.txt')]
-    assert find_work(inputs).folders == [str(tmp_path / name) for name in ('c', 'c', 'a')]
+    assert list_inputs(inputs).folders == [str(tmp_path / name) for name in ('c', 'c', 'a')]
 
 
 def test_images_of_the_same_stem_have_different_results(tmp_path):
     for name in ('1.jpg', '1.jpg.png', '1.png', '2.png', '3.png.tif'):
         (tmp_path / name).write_bytes(b'')
-    work = find_work([str(tmp_path)])
-    assert [work.file_name(work.name(number)) for number in range(5)] == ['1.jpg', '1.jpg.png', '1.png', '2', '3.png']
+    listed = list_inputs([str(tmp_path)])
+    names = [listed.file_name(listed.name(number)) for number in range(5)]
+    assert names == ['1.jpg', '1.jpg.png', '1.png', '2', '3.png']
 
 
 def test_frames_of_a_video_are_numbered(tmp_path):
@@ -49,9 +50,9 @@ def test_frames_of_a_video_are_numbered(tmp_path):
     (tmp_path / '1.jpg').write_bytes(b'')
     (tmp_path / '2.jpg').write_bytes(b'')
     assert count_frames(str(tmp_path / 'v.mp4')) == 3
-    work = find_work([str(tmp_path / name) for name in ('1.jpg', 'v.mp4', '2.jpg')])
-    assert [work[number][1] for number in range(len(work))] == [None, 0, 1, 2, None]
-    assert [work.name(number) for number in (0, 2, 4)] == ['1.jpg', 'v.mp4/000001.png', '2.jpg']
+    listed = list_inputs([str(tmp_path / name) for name in ('1.jpg', 'v.mp4', '2.jpg')])
+    assert [listed[number][1] for number in range(len(listed))] == [None, 0, 1, 2, None]
+    assert [listed.name(number) for number in (0, 2, 4)] == ['1.jpg', 'v.mp4/000001.png', '2.jpg']
 
 
 def test_frames_lost_in_a_corrupt_video_are_reported(tmp_path, capsys):
@@ -85,17 +86,17 @@ def test_invalid_inputs_are_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=message):
-        find_work([str(tmp_path / name)])
+        list_inputs([str(tmp_path / name)])
     with pytest.raises(ImageError, match='no inputs: give images'):
-        find_work([])
+        list_inputs([])
     (tmp_path / 'folder').mkdir()
     with pytest.raises(ImageError, match='no images'):
-        find_work([str(tmp_path / 'folder')])
+        list_inputs([str(tmp_path / 'folder')])
 
 
 def test_unsupported_image_formats_in_a_folder_are_reported(tmp_path, capsys):
     for name in ('a.png', 'b.heic', 'c.GIF'):
         (tmp_path / name).touch()
-    assert len(find_work([str(tmp_path)])) == 1
+    assert len(list_inputs([str(tmp_path)])) == 1
     output = capsys.readouterr()
     assert '2 files below' in output.out + output.err and 'end in .gif, .heic' in output.out + output.err

@@ -15,9 +15,9 @@ from fcvit_mm.apis.predict.results import (
     Detections,
     LabelMaps,
     PredictionError,
+    as_valid_text,
     coco_ids,
     outlines,
-    readable,
     write_table,
 )
 
@@ -38,7 +38,7 @@ def test_polygons_reproduce_the_mask(holes):
 
 def test_file_names_that_are_not_utf8(tmp_path):
     name = b'gr\xf6n.jpg'.decode(errors='surrogateescape')
-    assert readable(name) == 'gr\\udcf6n.jpg' and readable('gr\u00fcn.jpg') == 'gr\u00fcn.jpg'
+    assert as_valid_text(name) == 'gr\\udcf6n.jpg' and as_valid_text('gr\u00fcn.jpg') == 'gr\u00fcn.jpg'
     write_table(str(tmp_path / 'a.csv'), ('image', 'label'), [(name, 1)])
     assert (tmp_path / 'a.csv').read_text(encoding='utf-8') == 'image,label\ngr\\udcf6n.jpg,1\n'
 

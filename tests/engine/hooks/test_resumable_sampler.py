@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from fcvit_mm.engine.hooks.resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
+from fcvit_mm.engine.hooks.resumable_sampler import EpochPart, Index, ResumableBatchSampler, hash_seed
 from fcvit_mm.registry import DATA_SAMPLERS
 
 NUMBER = 37
@@ -122,5 +122,5 @@ def test_batches_can_be_skipped_and_have_seeds():
 
 
 def test_mixed_seeds_differ():
-    assert len({mix(a, b) for a in range(100) for b in range(100)}) > 9990
-    assert 0 <= mix(1) < 2**32 and mix(1, 2) != mix(12) and mix(2, 1) != mix(1, 2)
+    assert len({hash_seed(a, b) for a in range(100) for b in range(100)}) > 9990
+    assert 0 <= hash_seed(1) < 2**32 and hash_seed(1, 2) != hash_seed(12) and hash_seed(2, 1) != hash_seed(1, 2)

@@ -21,7 +21,7 @@ from plain_net import PlainNet
 
 from fcvit_mm.export.comparison import check_detections, compare
 from fcvit_mm.export.detectors.detections import Detections
-from fcvit_mm.export.detectors.steps import suppress
+from fcvit_mm.export.detectors.steps import grouped_nms
 from fcvit_mm.export.errors import ExportError
 from fcvit_mm.export.formats import FORMATS, OPSET, write_export
 from fcvit_mm.export.matching import match
@@ -144,7 +144,7 @@ def test_outputs_without_detections_are_empty(onnx_files, name):
         found = run(pixels)
         assert len(found[0]) == len(expected[0])
     boxes = torch.zeros(0, 4)
-    assert not len(suppress(boxes, boxes[:, 0], boxes[:, 0].long(), dict(iou_threshold=0.5), 3))
+    assert not len(grouped_nms(boxes, boxes[:, 0], boxes[:, 0].long(), dict(iou_threshold=0.5), 3))
 
 
 @IN_ONNX

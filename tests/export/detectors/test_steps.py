@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fcvit_mm.export.detectors.steps import best_of
+from fcvit_mm.export.detectors.steps import topk
 from fcvit_mm.export.formats import OPSET
 
 
@@ -14,7 +14,7 @@ def test_best_of_selects_the_first_of_equal_values_like_topk_of_onnx(limit):
     values = torch.rand(100, generator=torch.Generator().manual_seed(0))
     values[::2] = 0.5
     values[::7] = 0.9
-    found, index = best_of(values, limit, stable=False)
+    found, index = topk(values, limit, stable=False)
     assert index.tolist() == sorted(range(100), key=lambda place: -values[place].item())[:limit]
     assert (found == values[index]).all()
     helper, kinds = onnx.helper, onnx.TensorProto
