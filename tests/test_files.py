@@ -219,7 +219,7 @@ def test_other_errors_are_not_changed(tmp_path):
     assert not isinstance(caught.value, WriteError)
 
 
-def test_a_link_to_a_folder_that_is_missing_is_named(tmp_path):
+def test_link_to_a_folder_that_is_missing_is_named(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'gone')
     message = 'could not be written: .*link is a link to .*gone, which does not exist: create it'
     with pytest.raises(WriteError, match=message):
@@ -228,7 +228,7 @@ def test_a_link_to_a_folder_that_is_missing_is_named(tmp_path):
         check_writable_folder(tmp_path / 'link')
 
 
-def test_a_killed_process_holds_no_lock(tmp_path):
+def test_killed_process_holds_no_lock(tmp_path):
     code = "import os; from fcvit_mm import files; files.file_lock('file', '').__enter__(); os.kill(os.getpid(), 9)"
     run_python('-c', code, cwd=tmp_path, check=False)
     assert (tmp_path / '.file.lock').exists()
@@ -236,7 +236,7 @@ def test_a_killed_process_holds_no_lock(tmp_path):
         pass
 
 
-def test_a_system_without_locks_admits_everyone(tmp_path, monkeypatch, capsys):
+def test_system_without_locks_admits_all_processes(tmp_path, monkeypatch, capsys):
     fcntl = pytest.importorskip('fcntl')
 
     def flock(*args):

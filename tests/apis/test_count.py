@@ -162,7 +162,7 @@ def test_mask_head_is_counted_for_max_per_img_detections():
     assert totals[0] - totals[1] == pytest.approx(3 * mask, rel=1e-3)
 
 
-def test_a_segmentor_whose_head_needs_data_samples():
+def test_segmentor_whose_head_needs_data_samples():
     """Mask2Former's head makes its queries' masks from a sample, and has no forward pass without one."""
     pytest.importorskip('mmseg')
     cfg = read_stock('mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512')

@@ -186,7 +186,7 @@ def test_detectors_are_built_in_the_scope_of_their_config(monkeypatch):
 
 
 @pytest.mark.parametrize('label', [2, 1])  # 2: no class
-def test_a_panoptic_map_without_segments_is_drawn(label):
+def test_panoptic_map_without_segments_is_drawn(label):
     pytest.importorskip('mmdet')
     from mmdet.structures import DetDataSample
     from mmdet.visualization import DetLocalVisualizer

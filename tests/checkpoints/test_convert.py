@@ -223,7 +223,7 @@ def test_existing_file_is_overwritten_only_with_force(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['a.pth', 'out.pth']
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_write_leaves_no_file(tmp_path, monkeypatch):
     def fail(content, path):
         Path(path).write_text('half')
         raise OSError('No space left on device')

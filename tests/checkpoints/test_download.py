@@ -52,7 +52,7 @@ def visible_files(path):
     return [name for name in os.listdir(path.parent) if not name.startswith('.')]
 
 
-def test_a_file_is_downloaded_once(server, path):
+def test_file_is_downloaded_once(server, path):
     assert fetch(server, path) is True
     assert path.read_bytes() == CONTENT and visible_files(path) == ['a.pth'] and not find_partials(path)
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
@@ -160,7 +160,7 @@ def test_server_errors_are_retried(server, path):
         fetch(server, path)
 
 
-def test_no_network(path):
+def test_network_is_unavailable(path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -179,7 +179,7 @@ def test_timeouts_are_retried(server, path, monkeypatch):
     assert path.read_bytes() == CONTENT and len(server.asked) > 8  # a thousand bytes each time
 
 
-def test_the_length_may_be_unknown(server, path):
+def test_length_may_be_unknown(server, path):
     server.length = False
     fetch(server, path)
     assert path.read_bytes() == CONTENT
@@ -216,7 +216,7 @@ def _put(results, server, path):
     results.put(fetch(server, path))
 
 
-def test_a_folder_that_cannot_be_written(server, tmp_path):
+def test_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(WriteError, match=r'file/below/a.pth could not be written: '):
         fetch(server, tmp_path / 'file' / 'below' / 'a.pth')
@@ -234,7 +234,7 @@ def test_full_disk_is_reported(server, path, monkeypatch):
     assert fetch(server, path) and path.read_bytes() == CONTENT
 
 
-def test_a_file_system_without_locks(server, path, monkeypatch, capsys):
+def test_file_system_without_locks(server, path, monkeypatch, capsys):
     def acquire(self, *args, **kwargs):
         raise NotImplementedError('FileSystem does not appear to support flock')
 
@@ -244,7 +244,7 @@ def test_a_file_system_without_locks(server, path, monkeypatch, capsys):
     assert 'does not support file locks: write to it with one process at a time' in ''.join(capsys.readouterr())
 
 
-def test_a_terminal_shows_the_progress(server, path, monkeypatch, capsys):
+def test_terminal_shows_the_progress(server, path, monkeypatch, capsys):
     fetch(server, path)
     assert '━' not in capsys.readouterr().err
     path.unlink()

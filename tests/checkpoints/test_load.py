@@ -406,7 +406,7 @@ def test_another_network_is_refused(tmp_path):
         load_pretrained(nn.Linear(1, 1), str(tmp_path / 'a.pth'))
 
 
-def test_no_file(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match='pretrained=None'):
         init(tmp_path / 'nowhere.pth')
     with pytest.raises(CheckpointError, match='checkpoint is None, expected a path'):
@@ -617,7 +617,7 @@ def test_float8_weights(tmp_path):
         load_pretrained(backbone, str(tmp_path / 'a.pth'))
 
 
-def test_a_file_that_contains_itself(tmp_path):
+def test_file_that_contains_itself(tmp_path):
     content = {}
     content['state_dict'] = content['other'] = content
     torch.save(content, tmp_path / 'a.pth')

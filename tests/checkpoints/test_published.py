@@ -29,7 +29,7 @@ FOLDERS = {'classifier': 'classification', 'detector': 'detection', 'segmentor':
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_a_row_agrees_with_its_network_and_config(name):
+def test_row_agrees_with_its_network_and_config(name):
     row = PUBLISHED[name]
     variant = VARIANTS[row.variant]
     assert row.name == name and (ROOT / row.config).is_file()
@@ -115,7 +115,7 @@ def test_addresses_are_files_with_unique_names():
 @pytest.mark.parametrize(
     'given', ['dwnet_tiny', 'published:dwnet_tiny', 'dwnet_tiny_in1k', 'published:dwnet_tiny_in1k']
 )
-def test_a_row_is_found_by_its_name_and_its_configs(given):
+def test_row_is_found_by_its_name_and_its_configs(given):
     assert find_published(given) is PUBLISHED['dwnet_tiny']
 
 

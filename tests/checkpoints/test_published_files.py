@@ -110,7 +110,7 @@ def test_mmengine_loads_published_weights(micro):
     check_fits(model, 'published:micro_in1k')
 
 
-def test_a_complete_detector_of_an_old_library(micro):
+def test_complete_detector_of_an_old_library(micro):
     found = read_published('micro_det')
     assert torch.equal(found['state_dict']['backbone.norm0.weight'], published(dense=True)['norm0.weight'])
     assert 'roi_head.bbox_head.fc_cls.weight' in found['state_dict']
@@ -201,7 +201,7 @@ def test_wrong_file_saved_by_hand_is_refused(micro, tmp_path):
             read('micro_drive')
 
 
-def test_no_network(micro):
+def test_network_is_unavailable(micro):
     address = micro.server.address
     register_published(micro.row._replace(name='lost', address='http://127.0.0.1:9/lost.pth', confirmed=False))
     with pytest.raises(DownloadError) as error:
@@ -216,7 +216,7 @@ def test_no_network(micro):
     )
 
 
-def test_a_folder_that_cannot_be_written(micro, tmp_path):
+def test_folder_that_cannot_be_written(micro, tmp_path):
     (tmp_path / 'home').write_text('a file')
     with pytest.raises(WriteError, match='home/below could not be written: '):
         fetch_published('micro', str(tmp_path / 'home' / 'below'))

@@ -26,7 +26,7 @@ def files_of(row, **options):
 
 @pytest.mark.parametrize('dense', [True, False])
 @pytest.mark.parametrize('network', NETWORKS)
-def test_no_two_networks_claim_the_same_file(network, dense):
+def test_files_are_recognized_as_one_network_only(network, dense):
     """Of every small network, the published and our file are recognized, and by no other network equally well."""
     row = NETWORKS[network]
     own, theirs = files_of(row, **({} if dense else row.classifier))
@@ -60,7 +60,7 @@ def test_detector():
     load_state_dict(model, found.backbone, strict=True)
 
 
-def test_a_network_without_a_table_is_recognized_by_its_own_names():
+def test_network_without_a_table_is_recognized_by_its_own_names():
     found = recognize(PlainNet(depths=(3, 2)).state_dict(), 'a.pth')
     assert (found.network, found.source, found.unknown) == (PlainNet, 'OpenMMLab', ())
     assert found.arch == 'with depths (3, 2) and channels (8, 16)'
@@ -153,7 +153,7 @@ PREFIXES = [
 
 
 @pytest.mark.parametrize('name, prefix', PREFIXES)
-def test_the_prefix_of_a_wrapper_is_found(name, prefix):
+def test_prefix_of_a_wrapper_is_found(name, prefix):
     model = build(NETWORKS[name])
     head = {'head.fc.weight': torch.rand(5, 8), 'head.fc.bias': torch.rand(5)}
     ours = {**{f'backbone.{key}': value for key, value in model.state_dict().items()}, **head}

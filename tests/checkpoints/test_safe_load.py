@@ -196,7 +196,7 @@ def test_archives_are_not_checkpoints(tmp_path):
         read_checkpoint(tmp_path / 'c.pth')
 
 
-def test_a_misspelt_name_of_published_weights(tmp_path, monkeypatch):
+def test_misspelt_name_of_published_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         CheckpointNotFoundError, match=r'dwnet_tniy does not exist: did you mean published:dwnet_tiny o'
@@ -216,7 +216,7 @@ def test_devices_and_pipes_are_refused(path, tmp_path, monkeypatch):
         read_checkpoint(path)
 
 
-def test_no_file(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match=r'nowhere.pth does not exist: .*lists them\)$') as error:
         read_checkpoint(tmp_path / 'nowhere.pth')
     assert isinstance(error.value, FileNotFoundError)
@@ -274,7 +274,7 @@ def test_sharded_checkpoints(tmp_path):
         read_checkpoint(index)
 
 
-def test_no_permission(tmp_path, monkeypatch):
+def test_unreadable_file(tmp_path, monkeypatch):
     def denied(*args):
         raise PermissionError(13, 'Permission denied')
 

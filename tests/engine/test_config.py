@@ -217,7 +217,7 @@ def test_library_of_a_model_in_a_library_built_on_another():
         task_or_library(Config(dict(default_scope='otherlab')))
 
 
-def test_a_model_that_names_its_scope():
+def test_model_that_names_its_scope():
     """As in configs of MMRazor, which have the scope of the models that they distill."""
     pytest.importorskip('mmdet')
     for model in (dict(_scope_='otherlab', type='OtherThing'), dict(type='otherlab.OtherThing')):
@@ -233,7 +233,7 @@ def test_detector_with_other_predictions_is_not_of_mmdet():
     assert library_of(cfg) is None and task_or_library(cfg) == 'otherlab'
 
 
-def test_a_library_that_cannot_be_imported(monkeypatch, tmp_path):
+def test_library_that_cannot_be_imported(monkeypatch, tmp_path):
     """As MMRotate and MMYOLO, which assert that other libraries have the versions that they were made for."""
     (tmp_path / 'oldlab').mkdir()
     (tmp_path / 'oldlab/__init__.py').write_text("assert False, 'MMCV==2.3.6 is used but incompatible'")
@@ -244,7 +244,7 @@ def test_a_library_that_cannot_be_imported(monkeypatch, tmp_path):
         library_of(Config(dict(default_scope='oldlab', model=dict(type='Net'))))
 
 
-def test_a_config_of_a_library_built_on_another(tmp_path):
+def test_config_of_a_library_built_on_another(tmp_path):
     path = tmp_path / 'net.py'
     path.write_text("default_scope = 'otherlab'\nmodel = dict(type='OtherDetector')")
     assert load_config(str(path)).default_scope == 'otherlab'
@@ -261,7 +261,7 @@ def test_a_config_of_a_library_built_on_another(tmp_path):
         ("text = open('gone.txt').read()", r'FileNotFoundError: .*gone.txt'),
     ],
 )
-def test_a_config_that_cannot_be_read(write, monkeypatch, tmp_path, text, message):
+def test_config_that_cannot_be_read(write, monkeypatch, tmp_path, text, message):
     """The message has the line, and the file if it is one that the config inherits from."""
     path = write(f'seed = 1\n{text}')
     with pytest.raises(LibraryError, match=rf'(?s)^reading {path} \(line 2\) failed: {message}'):

@@ -128,7 +128,7 @@ def test_invalid_timeout_is_refused(launched, monkeypatch, device, seconds):
         join(dist_cfg=dict(timeout=seconds))
 
 
-def test_a_port_that_is_in_use(launched):
+def test_occupied_port_is_reported(launched):
     with socket.socket() as other:
         other.bind(('127.0.0.1', 0))
         other.listen()

@@ -66,7 +66,7 @@ def test_settings_are_kept_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize('content', [{}, dict(env_cfg=None)])
-def test_a_config_without_env_cfg_gets_the_default_of_mmengine(content):
+def test_config_without_env_cfg_gets_the_default_of_mmengine(content):
     """Its FlexibleRunner cannot be built without."""
     cfg = Config(dict(runner_type='FlexibleRunner', **content))
     adapt_to_machine(cfg)

@@ -54,7 +54,7 @@ def test_training_steps_on_a_minimal_config(tmp_path):
     assert again.to_dict() == cfg.to_dict()
 
 
-def test_a_run_keeps_its_seed(tmp_path):
+def test_run_keeps_its_seed(tmp_path):
     path = str(tmp_path / 'a.pth')
     torch.save(dict(state_dict={}, meta=dict(seed=5)), path)
     for seed, expected in ((None, 5), (5, 5), (7, 5)):
@@ -114,7 +114,7 @@ def test_user_errors_and_interruptions_are_not_changed(failing):
         assert caught.value is error
 
 
-def test_the_preprocessor_is_not_compiled():
+def test_preprocessor_is_not_compiled():
     traced = []
 
     class Model(torch.nn.Module):
@@ -141,7 +141,7 @@ def test_models_without_a_preprocessor_are_not_changed():
     assert 'forward' not in vars(model)
 
 
-def test_a_custom_runner_is_built(monkeypatch):
+def test_custom_runner_is_built(monkeypatch):
     from mmengine.registry import RUNNERS
 
     monkeypatch.setattr(RUNNERS, 'build', lambda cfg: cfg.runner_type)

@@ -17,7 +17,7 @@ def wrapped():
     return Config(dict(model=dict(type='SoftTeacher', detector=DETECTOR, semi_train_cfg=dict(freeze_teacher=True))))
 
 
-def test_the_outermost_model_with_a_backbone_is_found():
+def test_outermost_model_with_a_backbone_is_found():
     assert find_inner_model(DETECTOR) == ('model', DETECTOR)
     assert find_inner_model(wrapped().model) == ('model.detector', DETECTOR)
     distilled = dict(type='Distilled', architecture=DETECTOR, teacher=dict(DETECTOR, bbox_head=None))
@@ -28,7 +28,7 @@ def test_the_outermost_model_with_a_backbone_is_found():
     assert find_inner_model(without) == ('model', without)
 
 
-def test_a_backbone_given_as_text_is_left_to_the_model(tmp_path):
+def test_backbone_given_as_text_is_left_to_the_model(tmp_path):
     """As a model of one's own may take it, such as the name of a network of timm."""
     cfg = Config(dict(model=dict(type='Mine', backbone='resnet18'), default_scope='mmpretrain', work_dir=str(tmp_path)))
     assert list(structure_problems(cfg)) == [] and backbone_config(cfg.model) == {} == backbone_config(None)

@@ -316,7 +316,7 @@ def test_autocast_on_untuned_cpus_uses_pytorch(monkeypatch):
         assert all(output.isfinite().all() for output in optimized(images()))
 
 
-def test_a_model_around_a_backbone():
+def test_model_around_a_backbone():
     class Classifier(nn.Module):
         def __init__(self):
             super().__init__()

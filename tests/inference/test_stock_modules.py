@@ -243,7 +243,7 @@ def test_backbone_of_another_package():
     assert_same(detect(optimized), detect(model))
 
 
-def test_a_transformer_detector_around_a_network_of_ours():
+def test_transformer_detector_around_a_network_of_ours():
     pytest.importorskip('mmdet')
     from mmengine.config import ConfigDict
     from mmengine.registry import MODELS, DefaultScope

@@ -50,6 +50,6 @@ def test_lanes_are_compared_at_common_rows():
     assert lanes_kept([lane(0.0, 0.0, 10.0)] * 2, [0.9, 0.8])[0] == [0, 1]  # without rows
 
 
-def test_no_lanes():
+def test_empty_list_of_lanes():
     keep, number, parents = line_nms(torch.zeros(0, 77), torch.zeros(0), 5.0, 4)
     assert len(keep) == number == len(parents) == 0

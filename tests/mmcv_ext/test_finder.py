@@ -24,7 +24,7 @@ def test_install_writes_one_module(folder):
     assert not finder.is_compiled()
 
 
-def test_a_compiled_mmcv_is_not_touched(folder):
+def test_compiled_mmcv_is_not_touched(folder):
     library = folder / f'_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}'
     library.write_bytes(b'')
     assert finder.install().endswith('has its compiled operators: left as it is')

@@ -107,7 +107,7 @@ MORE = {
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_a_recorded_operator_computes_on_the_device_of_its_inputs(name, recorded, monkeypatch):
+def test_recorded_operator_computes_on_the_device_of_its_inputs(name, recorded, monkeypatch):
     monkeypatch.setattr(mmcv_cases, 'DEVICE', 'cuda')
     with pretended_gpu() as device:
         found = CASES[name]()
@@ -118,7 +118,7 @@ def test_a_recorded_operator_computes_on_the_device_of_its_inputs(name, recorded
 
 
 @pytest.mark.parametrize('name', MORE)
-def test_an_operator_computes_on_the_device_of_its_inputs(name):
+def test_operator_computes_on_the_device_of_its_inputs(name):
     with pretended_gpu() as device:
         found = MORE[name](device)
         assert {x.device for x in found} == {device}
@@ -134,7 +134,7 @@ def test_reports_of_the_environment_name_the_operators():
     assert 'torchvision' in get_compiler_version() and get_compiling_cuda_version() == 'not compiled'
 
 
-def test_the_table_names_each_operator_as_mmcv_does():
+def test_table_names_each_operator_as_mmcv_does():
     for name, (function, computed_by) in operators.OPERATORS.items():
         assert function.__name__ == name and getattr(operators, name) is function
         assert computed_by in (operators.TORCHVISION, operators.PYTORCH, operators.MMCV)

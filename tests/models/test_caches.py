@@ -14,7 +14,7 @@ def doubled(seen):
     return lambda weight: seen.append(weight) or 2 * weight.detach()
 
 
-def test_a_weight_is_converted_again_when_it_changes():
+def test_weight_is_converted_again_when_it_changes():
     cache, seen, layer = CachedWeight(), [], nn.Linear(3, 2)
     for _ in range(3):
         assert torch.equal(cache.get(layer.weight, doubled(seen)), 2 * layer.weight)

@@ -109,7 +109,7 @@ def test_inhomogeneous_kernels_are_made_at_each_position():
         torch.testing.assert_close(out[0, c, i, j], expected)
 
 
-def test_a_batch_of_one_cannot_train_homogeneous_kernels():
+def test_batch_of_one_cannot_train_homogeneous_kernels():
     model = micro(dynamic='homogeneous').train()
     with pytest.raises(ValueError, match='at least 2 images in training, got 1.*norm_eval=True'):
         model(torch.randn(1, 3, 32, 32))

@@ -139,14 +139,14 @@ def test_unused_stages_are_not_built(network):
 
 
 @torch.no_grad()
-def test_the_smallest_input(network):
+def test_smallest_input(network):
     outputs = build(network).eval()(images(1, 1, batch=1))
     assert {tuple(x.shape[2:]) for x in outputs} == {(1, 1)}
     assert all(x.isfinite().all() for x in outputs)
 
 
 @pytest.mark.filterwarnings('ignore:.*degrees of freedom')
-def test_an_empty_batch(network):
+def test_empty_batch(network):
     assert {x.shape[0] for x in build(network).eval()(images(32, 32, batch=0))} == {0}
 
 

@@ -147,7 +147,7 @@ def test_global_context_agrees_with_the_paper():
     torch.testing.assert_close(context(x), x + expected)
 
 
-def test_a_constant_image_has_finite_gradients():
+def test_constant_image_has_finite_gradients():
     model = micro().train()
     sum(x.square().sum() for x in model(torch.zeros(2, 3, 32, 32))).backward()
     assert_all_grads(model)

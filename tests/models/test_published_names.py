@@ -36,7 +36,7 @@ def test_every_field_is_optional():
     assert PublishedNames(rows=(Row('a', 'b'),)).to_published({'b': 1}) == {'a': 1}
 
 
-def test_no_published_name():
+def test_names_without_a_published_name():
     with pytest.raises(KeyError, match='elsewhere.weight has no published name'):
         fcvit_mm.FCViT.published_names.to_published({'elsewhere.weight': torch.ones(1)})
 
@@ -55,7 +55,7 @@ def test_output_norms(names, expected):
 
 @pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('dense', [True, False])
-def test_the_order_of_rows_does_not_matter(network, dense):
+def test_order_of_rows_does_not_matter(network, dense):
     row = NETWORKS[network]
     state_dict = build(row, **({} if dense else row.classifier)).state_dict()
     names = row.type.published_names

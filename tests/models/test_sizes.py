@@ -78,7 +78,7 @@ def test_any_size_in_both_layouts_optimized_or_not(models, name, size, batch):
 
 @every_network
 @torch.no_grad()
-def test_a_batch_of_64(models, name):
+def test_batch_of_64(models, name):
     x = images(24, 40, batch=64)
     expected = [torch.cat(maps) for maps in zip(*map(models(name)[0], x.split(16)))]
     for network in models(name):

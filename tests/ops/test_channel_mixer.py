@@ -48,7 +48,7 @@ def test_slices_stay_below_the_size_limit(shape, hidden):
     assert slices.channels >= min(module.WIDE, hidden)
 
 
-def test_a_map_that_fits_is_one_slice():
+def test_feature_map_that_fits_is_one_slice():
     for shape in ((8, 320, 14, 14), (0, 320, 14, 14), (1, 64, 7, 7)):
         assert module.plan_slices(torch.empty(shape, device='meta'), 1280) == (shape[0], 1280)
 

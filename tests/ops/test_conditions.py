@@ -39,7 +39,7 @@ def instructions(monkeypatch):
 
 
 @pytest.mark.parametrize('bfloat16, float16', [(True, False), (False, True), (True, None)])
-def test_a_cpu_without_half_precision(instructions, bfloat16, float16):
+def test_cpu_without_half_precision(instructions, bfloat16, float16):
     instructions(bfloat16, float16)
     for dtype, fast in ((torch.float32, True), (torch.bfloat16, bfloat16), (torch.float16, bool(float16))):
         assert conditions.cpu_convolves(dtype) is fast

@@ -34,7 +34,7 @@ def test_flops_agree_with_the_reference(name):
 
 
 @counts_flops
-def test_a_formula_registered_later_reaches_the_counter():
+def test_formula_registered_later_reaches_the_counter():
     operator = torch.ops.aten.frac
     assert operator not in flop_counter.flop_registry
     try:

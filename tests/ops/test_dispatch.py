@@ -23,7 +23,7 @@ _twice.implementations = (
 )
 
 
-def test_the_first_implementation_that_applies_runs():
+def test_runs_the_first_implementation_that_applies():
     one, two, three = torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, 1)
     assert [_twice(x).item() for x in (one, two, three)] == [3, 4, 2]
     assert [_twice.choose(x).name for x in (one, two, three)] == ['thrice', 'four_times', 'reference']
@@ -34,7 +34,7 @@ def test_the_first_implementation_that_applies_runs():
     assert _twice(one).item() == 3
 
 
-def test_an_operation_shows_its_table():
+def test_repr_of_an_operation_shows_its_table():
     assert repr(_twice) == '_twice (thrice, four_times, reference)'
     assert [row.name for row in _twice.table] == ['thrice', 'four_times', 'reference']
     assert _twice.__doc__ == 'Two times x.'

@@ -65,7 +65,7 @@ def test_second_derivatives_are_correct():
         assert torch.autograd.grad(grad.square().sum(), weight)[0].abs().sum() > 0
 
 
-def test_the_map_is_not_unfolded():
+def test_feature_map_is_not_unfolded():
     """Autograd saves the map and the kernels for the backward pass, and nothing of 49 times the size of the map."""
     x, weight = kernels_of_positions(1, 48, 16, 16, dtype=torch.float32)
     saved = []

@@ -58,7 +58,7 @@ def twice(preferred, reference=None, when=lambda x: True):
     return op
 
 
-def test_the_faster_implementation_runs(capsys):
+def test_runs_the_fastest_implementation(capsys):
     for preferred, reference, name in (
         (Calls(), Calls(seconds=0.01), 'preferred'),
         (Calls(seconds=0.01), Calls(), 'reference'),
@@ -199,7 +199,7 @@ def test_cpus_that_the_tables_were_tuned_on(monkeypatch, capability, vendor, tun
     assert measured.is_untuned(X) != tuned
 
 
-def test_the_tuned_cpu_is_not_measured(monkeypatch):
+def test_tuned_cpu_is_not_measured(monkeypatch):
     monkeypatch.setattr(measured, 'TUNED_CPUS', ((torch.backends.cpu.get_cpu_capability(), measured.cpu_vendor()),))
     measured._is_tuned_cpu.cache_clear()
     op = twice(Calls(seconds=0.01), Calls())
@@ -272,14 +272,14 @@ def test_networks_agree_with_the_reference():
     assert read_choices(device_name(CPU))
 
 
-def test_the_command_lists_calls_with_and_without_a_weight(capsys):
+def test_command_lists_calls_with_and_without_a_weight(capsys):
     for vector in (None, torch.ones(4)):
         fcvit_mm.ops.group_norm(X.clone(memory_format=torch.channels_last), vector, vector, 1e-5)
     command.main(['--measured'])
     assert capsys.readouterr().out.count('group_norm  ') == 2
 
 
-def test_the_command_lists_what_was_measured(capsys):
+def test_command_lists_the_measurements(capsys):
     command.main(['--measured'])
     assert 'Nothing was measured on CPU' in capsys.readouterr().out
     fcvit_mm.ops.group_norm(X, torch.ones(4), torch.zeros(4), 1e-5)

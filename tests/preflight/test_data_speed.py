@@ -86,12 +86,12 @@ def test_errors_of_the_data_set_are_reported(config):
 
 
 @pytest.mark.parametrize('step_seconds', [1.0, None])
-def test_a_batch_larger_than_the_data_set_has_all_of_it(config, step_seconds):
+def test_batch_larger_than_the_data_set_has_all_of_it(config, step_seconds):
     assert measure_data(config('train_dataloader.update(batch_size=100)'), 4, step_seconds).batch == 8
 
 
 @pytest.mark.parametrize('step_seconds', [1.0, None])
-def test_a_loader_without_a_batch_is_named(config, step_seconds):
+def test_loader_without_a_batch_is_named(config, step_seconds):
     more = 'train_dataloader.update(batch_size=100, drop_last=True)'
     with pytest.raises(UserError, match='yields no batch: the data set is smaller than batch_size and drop_last=True'):
         measure_data(config(more), 4, step_seconds)

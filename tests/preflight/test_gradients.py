@@ -129,7 +129,7 @@ def test_parameters_without_gradient_in_used_components(found):
     )
 
 
-def test_no_report_without_missing_gradients():
+def test_nothing_is_reported_without_missing_gradients():
     assert missing_gradients(cfg_of(), step((True,) * 4, without=())) is None
     cfg = cfg_of()
     cfg.find_unused_parameters = True

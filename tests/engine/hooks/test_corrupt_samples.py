@@ -128,7 +128,7 @@ def test_too_many_corrupt_files_end_training(dataset):
             data[index]
 
 
-def test_the_limit_can_be_raised(dataset):
+def test_limit_can_be_raised(dataset):
     data = apply_hook(dataset(20), limit=0.5)
     truncate_files(data, *range(8))
     assert all(data[index] for index in range(20))
@@ -142,7 +142,7 @@ def test_corrupt_file_is_an_error_where_skipping_is_not_allowed(dataset, options
         data[5]
 
 
-def test_no_sample_of_a_test_set_is_skipped(dataset):
+def test_skips_no_sample_of_a_test_set(dataset):
     data = apply_hook(dataset(test_mode=True))
     path = truncate_files(data, 5)
     with pytest.raises(CorruptSampleError, match=path):
@@ -329,7 +329,7 @@ class LoadBands:
 
 
 @pytest.mark.parametrize('suffix, channels', [('.tif', 8), ('.npy', 25), ('.tif', 3), ('.tif', 1)])
-def test_an_empty_image_has_as_many_bands_as_the_others(suffix, channels, tmp_path):
+def test_empty_image_has_as_many_bands_as_the_others(suffix, channels, tmp_path):
     tifffile = pytest.importorskip('tifffile')
     paths = [str(tmp_path / f'{index}{suffix}') for index in range(3)]
     for path in paths:

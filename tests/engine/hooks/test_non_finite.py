@@ -98,7 +98,7 @@ def test_training_stops_before_the_step(trouble, words, tmp_path):
 
 
 @pytest.mark.parametrize('trouble', ['input', 'gradient'])
-def test_a_step_can_be_skipped(trouble, tmp_path):
+def test_step_can_be_skipped(trouble, tmp_path):
     runner, error = train(tmp_path, trouble, action='skip')
     assert error is None and runner.iter == 8
     assert torch.isfinite(values(runner.model)).all()
@@ -109,7 +109,7 @@ def test_a_step_can_be_skipped(trouble, tmp_path):
     assert skipper.total == 1 and skipper.in_a_row == 0
 
 
-def test_a_skipped_step_changes_nothing(tmp_path):
+def test_skipped_step_changes_nothing(tmp_path):
     before, _ = train(tmp_path / 'a', 'none', iterations=BAD)
     after, _ = train(tmp_path / 'b', 'input', iterations=BAD + 1, action='skip')
     assert torch.equal(values(before.model), values(after.model))

@@ -86,7 +86,7 @@ class SavesBeforeTraining(Hook):
 @pytest.mark.parametrize(
     'by_epoch, how, start', [(True, KeyboardInterrupt, 4), (True, 'SIGTERM', 7), (False, 'SIGTERM', 7)]
 )
-def test_a_checkpoint_that_is_saved_before_the_first_iteration(by_epoch, how, start, tmp_path):
+def test_checkpoint_that_is_saved_before_the_first_iteration(by_epoch, how, start, tmp_path):
     expected, _ = train(tmp_path / 'whole', by_epoch=by_epoch)
     train(tmp_path / 'cut', by_epoch=by_epoch, end=6, how=how)
     change = dict(custom_hooks=[dict(type='SavesBeforeTraining')])
@@ -184,7 +184,7 @@ def test_resumes_with_another_batch_size(by_epoch, how, tmp_path):
         assert len(passes) == 6 and runner.iter == 6 * 3
 
 
-def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
+def test_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: logged.append(text))
     cosine = dict(type='CosineAnnealingLR', by_epoch=True, T_max=3)
@@ -232,7 +232,7 @@ def test_changes_that_prevent_resuming_are_refused(change, message, tmp_path):
         train(tmp_path, True, resume=True, change=change)
 
 
-def test_early_stopping_goes_on_counting(tmp_path):
+def test_early_stopping_continues_counting(tmp_path):
     @HOOKS.register_module(force=True)
     class CountingHook(EarlyStoppingHook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):

@@ -50,7 +50,7 @@ def rates(run):
     return [group['lr'] for group in run.optim_wrapper.param_groups]
 
 
-def test_the_same_config_changes_nothing():
+def test_same_config_changes_nothing():
     checkpoint, run = copy.deepcopy(save(train(make_run(), 0, 9))), make_run()
     before = str(checkpoint)
     assert follow_config(run, checkpoint, all_settings(make_run()), 9, LENGTH, False) == []

@@ -57,7 +57,7 @@ def test_partly_missing_states():
     assert missing_states(run, saved, None) == ''
 
 
-def test_a_parameter_without_a_gradient():
+def test_parameter_without_a_gradient():
     run = make_run(unused=True)
     saved = run.optim_wrapper.state_dict()
     assert count_states(run, saved) == [3] and missing_states(run, saved, [3]) == ''

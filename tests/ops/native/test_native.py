@@ -388,7 +388,7 @@ def test_operators_accept_other_layouts():
 
 
 @built
-def test_the_result_does_not_depend_on_threads():
+def test_result_does_not_depend_on_threads():
     torch.manual_seed(0)
     before = torch.get_num_threads()
     try:
@@ -708,7 +708,7 @@ def test_kernels_that_cannot_be_loaded(folder, monkeypatch):
     assert_falls_back('cannot be loaded')
 
 
-def test_a_processor_that_lacks_the_instructions(monkeypatch):
+def test_processor_that_lacks_the_instructions(monkeypatch):
     native._load.cache_clear()
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'DEFAULT')
     try:

@@ -12,7 +12,7 @@ pytestmark = launches_kernels
 
 
 @pytest.mark.parametrize('shape, dtype', [((2, 5, 3, 4), torch.bfloat16), ((3, 70, 5, 7), torch.float32)])
-def test_a_factor_for_each_image(shape, dtype):
+def test_factors_of_single_images(shape, dtype):
     x, branch = random(*shape, dtype=dtype, layout=LAST), random(*shape, dtype=dtype, layout=LAST, seed=1)
     keep = torch.tensor([0.0, 1.25, 2.0][: shape[0]], device=DEVICE, dtype=dtype)
 
@@ -23,7 +23,7 @@ def test_a_factor_for_each_image(shape, dtype):
     check(lambda x, branch: add_scaled(x, branch, None, keep), reference, (x, branch))
 
 
-def test_a_branch_in_half_precision_beside_a_map_in_float32():
+def test_branch_in_half_precision_beside_a_map_in_float32():
     """As under autocast: the residual stays in float32."""
     x, scale = random(1, 4, 3, 5, layout=LAST), random(4)
     branch = random(1, 4, 3, 5, dtype=torch.bfloat16, layout=LAST, seed=1)

@@ -31,7 +31,7 @@ def test_values_and_gradients(shape, kernel_size, layout):
 
 
 @launches_kernels
-def test_the_large_kernel_in_half_precision():
+def test_large_kernel_in_half_precision():
     """The rows of the kernel that the map does not reach are skipped, its columns masked: 11x11 on 1x5."""
     check(depthwise_conv2d, reference, convolution_inputs((1, 3, 1, 5), 11, dtype=torch.bfloat16))
 
@@ -54,7 +54,7 @@ def test_without_bias():
 
 
 @launches_kernels
-def test_a_strided_map_and_an_expanded_gradient():
+def test_strided_map_and_an_expanded_gradient():
     x, weight, bias = convolution_inputs((1, 4, 4, 4), 3)
     x = x.detach()[:, :, ::2, 1::2].requires_grad_()
     out = depthwise_conv2d(x, weight, bias)
@@ -106,7 +106,7 @@ def test_taps_are_the_weight_channels_last():
     assert torch.equal(taps, weight.half().float().flatten(1).t())
 
 
-def test_a_packed_weight_is_the_same_and_not_copied():
+def test_packed_weight_is_the_same_and_not_copied():
     weight = torch.randn(5, 1, 3, 3)
     packed = depthwise_conv.pack_taps(weight)
     assert packed.shape == weight.shape and torch.equal(packed, weight)

@@ -28,7 +28,7 @@ def test_weights_in_float32_beside_a_map_in_bfloat16():
     check(dwconv_gelu, reference, inputs)
 
 
-def test_the_tails_of_gelu():
+def test_gelu_of_large_values():
     x = torch.linspace(-9, 9, 21, device=DEVICE).view(1, 1, 3, 7).requires_grad_()
     identity = F.pad(torch.ones(1, 1, 1, 1, device=DEVICE), (1, 1, 1, 1))
     check(lambda x: dwconv_gelu(x, identity, None), F.gelu, (x,))

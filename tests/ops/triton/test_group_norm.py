@@ -27,7 +27,7 @@ def test_values_and_gradients(shape, dtype):
     check(ours, reference, (x,))
 
 
-def test_a_small_variance_around_a_large_mean():
+def test_small_variance_around_a_large_mean():
     """Computed from squares of the values, the variance would be lost to rounding."""
     x = (random(2, 8, 9, 9, layout=LAST).detach() * 0.01 + 100).contiguous(memory_format=LAST)
     expected = reference(x.double())

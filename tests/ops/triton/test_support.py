@@ -24,7 +24,7 @@ def test_importing_the_package_imports_no_triton():
 
 
 @in_interpreter
-def test_a_torch_without_custom_operators_has_no_kernels(monkeypatch):
+def test_torch_without_custom_operators_has_no_kernels(monkeypatch):
     monkeypatch.delattr(library, 'infer_schema', raising=False)
     available.cache_clear()
     try:

@@ -101,7 +101,7 @@ def test_category_names_instead_of_ids(make_config, change_annotations):
         lambda each: each.update(bbox=[value / 64 for value in each['bbox']]),
     ],
 )
-def test_no_object_is_left(make_config, logged, change_annotations, change):
+def test_all_objects_are_skipped(make_config, logged, change_annotations, change):
     cfg, data = make_config('detection')
     for split in ('train', 'val'):
         change_annotations(data, split, lambda content: [change(each) for each in content['annotations']])
