@@ -185,7 +185,23 @@ def test_inductor_options_for_layers_on_regions(tmp_path, monkeypatch, needs, la
     with pytest.raises(KeyboardInterrupt):
         write_export(Function(find), str(tmp_path / 'a.pt2'), 'aot_inductor')
     del used['aot_inductor.metadata']
-    assert used == changed and not os.listdir(tmp_path)
+    assert used == {'freezing': False, **changed} and not os.listdir(tmp_path)
+
+
+def test_inductor_without_freezing_where_that_fails(tmp_path, monkeypatch, needs):
+    needs('torch_export')
+    tried = []
+
+    def compile_program(program, package_path, inductor_configs):
+        tried.append(inductor_configs['freezing'])
+        if inductor_configs['freezing']:
+            raise RuntimeError('Node a target a references nonexistent attribute a of ')
+        raise KeyboardInterrupt  # ends before anything is compiled
+
+    monkeypatch.setattr('torch._inductor.aoti_compile_and_package', compile_program)
+    with pytest.raises(KeyboardInterrupt):
+        write_export(Function(torch.nn.Conv2d(3, 3, 1)), str(tmp_path / 'a.pt2'), 'aot_inductor')
+    assert tried == [True, False]
 
 
 def test_old_onnxscript_is_reported(tmp_path, monkeypatch):
