@@ -1,6 +1,7 @@
 """The metrics of an evaluator: what the model must predict for them, and the hooks that monitor one by its name."""
 
 import re
+from itertools import zip_longest
 from typing import Any, List, Sequence, Tuple
 
 from mmengine.config import Config
@@ -63,8 +64,9 @@ def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
             best = hook.get('save_best')
             several = best if isinstance(best, (list, tuple)) else [] if best is None else [best]
             rules = hook.get('rule')
-            rules = list(rules) if isinstance(rules, (list, tuple)) else [rules] * len(several)
-            followed += [(f'{name}.save_best', each, rule) for each, rule in zip(several, rules)]
+            rules = list(rules) if isinstance(rules, (list, tuple)) else [rules]
+            rules = rules if len(rules) == len(several) else rules[:1] * len(several)  # MMEngine refuses others
+            followed += [(f'{name}.save_best', each, rule) for each, rule in zip_longest(several, rules)]
         elif type_name(hook) == 'EarlyStoppingHook':
             followed.append((f'{name}.monitor', hook.get('monitor'), hook.get('rule')))
     for node in walk(cfg.get('param_scheduler')):
@@ -88,13 +90,16 @@ def report_reversed_rule(name: str, metric: Any, rule: Any) -> None:
         metric (str): Name of the metric; MMEngine knows for some whether higher or lower values are better.
         rule (str, optional): ``'greater'`` or ``'less'``.
     """
+    if not isinstance(metric, str) or metric == 'auto':  # the first metric of the evaluator
+        return
     try:
         better = CheckpointHook(save_best=metric).rules[0]
-    except (AssertionError, TypeError, ValueError):
+    except ValueError:
         return
     if rule is not None and rule != better:
         part = name.rpartition('.')[0]
         log_warning(
-            f'{name}={metric!r}: {part}.rule is {rule!r}, but {better} values of this metric are better: set '
+            f'{name}={metric!r}: {part}.rule is {rule!r}, but {"higher" if better == "greater" else "lower"} values '
+            f'of this metric are better: set '
             f'{part}.rule={better!r}'
         )

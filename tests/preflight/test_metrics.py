@@ -121,10 +121,29 @@ def test_rule_that_is_the_reverse_of_the_metric(options, message, make_config, l
     check_training(make_config('segmentation', options)[0])
     (text,) = [text for text in logged if '.rule' in text]
     assert text.startswith(message) and text.endswith(
-        ".rule is 'less', but greater values of this metric are better: set "
+        ".rule is 'less', but higher values of this metric are better: set "
         + message.rpartition('.')[0]
         + ".rule='greater'"
     )
+
+
+def test_one_rule_for_several_metrics(make_config, logged):
+    options = {'default_hooks.checkpoint.save_best': ['mIoU', 'aAcc'], 'default_hooks.checkpoint.rule': ['less']}
+    check_training(make_config('segmentation', options)[0])
+    assert len([text for text in logged if '.rule' in text]) == 2
+    cfg, _ = make_config('segmentation', {**options, 'default_hooks.checkpoint.save_best': ['mIoU', 'mine']})
+    assert "save_best='mine' is not one of the metrics" in only_problem(cfg)
+
+
+@pytest.mark.parametrize('rule', [None, 'less', 'greater'])
+def test_rules_of_metrics_without_a_name(make_config, logged, rule):
+    """``'auto'`` is the first metric of the evaluator, whatever its name."""
+    options = {'default_hooks.checkpoint.save_best': 'auto', 'default_hooks.checkpoint.rule': rule}
+    cfg, _ = make_config('segmentation', options)
+    check_training(cfg)
+    assert not any('.rule' in text for text in logged)
+    cfg.custom_hooks = [dict(type='EarlyStoppingHook', monitor=None, rule=rule)]
+    assert 'custom_hooks[0].monitor=None is not one of the metrics' in only_problem(cfg)
 
 
 def test_rules_that_fit_their_metric(make_config, logged):
