@@ -13,7 +13,7 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weight
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
-from ..engine.wrapped import backbone_config, find_inner_model
+from ..engine.wrapped import backbone_config, find_inner_model, unwrap_model
 from ..errors import UserError, origin
 from .checkpoints import report_normalization
 from .contexts import quiet
@@ -73,12 +73,21 @@ def report_frozen_random_weights(cfg: Config) -> None:
     given = [model.get('pretrained'), backbone.get('pretrained'), cfg.get('load_from')]
     if any(type_name(node) in ('Pretrained', 'PretrainedInit') for node in nodes) or any(given):
         return
-    if isinstance(frozen, int) and frozen >= 0:
+    if isinstance(frozen, int) and (frozen > 0 or frozen == 0 and has_frozen_parameters(cfg)):
         name = f'{place}.backbone.frozen_stages'
         log_warning(
             f'{name} is {frozen}, but the backbone has no pretrained weights, so these parts keep their random '
             f'weights: set pretrained=PATH (init_cfg of the backbone) or load_from, or {name}=-1'
         )
+
+
+def has_frozen_parameters(cfg: Config) -> bool:
+    """Check whether parameters of the backbone are frozen; many backbones freeze none with ``frozen_stages=0``."""
+    backbone = getattr(built_model(unwrap_model(cfg)), 'backbone', None)
+    if not isinstance(backbone, nn.Module):
+        return False
+    backbone.train()  # where some backbones freeze parameters
+    return not all(each.requires_grad for each in backbone.parameters())
 
 
 def fit_problems(cfg: Config) -> List[str]:

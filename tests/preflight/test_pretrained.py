@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from fcvit_mm.apis.load import build_model
@@ -146,6 +147,17 @@ def test_frozen_stages_with_random_weights(make_config, logged, place):
     cfg.load_from, backbone.init_cfg = None, dict(type='Pretrained', checkpoint='a.pth')
     report_frozen_random_weights(cfg)
     backbone.update(init_cfg=None, frozen_stages=-1)
+    report_frozen_random_weights(cfg)
+    assert len(logged) == 1
+
+
+def test_backbones_that_freeze_nothing_with_frozen_stages_0(logged):
+    pytest.importorskip('mmpretrain')
+    backbone = dict(type='ConvNeXt', arch='atto', frozen_stages=0)
+    cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier', backbone=backbone)))
+    report_frozen_random_weights(cfg)
+    assert not logged
+    cfg.model.backbone.frozen_stages = 1
     report_frozen_random_weights(cfg)
     assert len(logged) == 1
 
