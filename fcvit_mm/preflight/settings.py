@@ -15,7 +15,7 @@ from mmengine.runner import Priority, get_priority
 from ..engine.config import type_name, walk
 from ..engine.structure import find_part
 from ..engine.wrapped import find_inner_model
-from .log import log_warning
+from .log import log_warning, unique
 from .messages import near_registered
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
@@ -39,7 +39,7 @@ NUMERIC_PARTS = (
 SPLITS = ('train', 'val', 'test')
 #: Settings of a data loader that are integers, and the smallest.
 LOADER_INTEGERS = {'batch_size': 1, 'num_workers': 0, 'prefetch_factor': 1}
-#: Other settings that are integers; of a loop, numbers such as 1e5 are accepted, too.
+#: Other settings that are integers; of a loop and as milestones, numbers such as 1e5 are accepted, too.
 INTEGERS = (
     *(f'train_cfg.{name}' for name in ('max_epochs', 'max_iters', 'val_interval', 'val_begin')),
     'optim_wrapper.accumulative_counts',
@@ -87,12 +87,13 @@ def type_problems(cfg: Config) -> List[str]:
         f'{key} of {type_name(node) or part} is the text {value!r}, which counts as true: write True or False without '
         'quotation marks'
         for part, tree in cfg.items()
+        if part != 'visualizer'  # the values of tags are text
         for node in walk(tree)
         for key, value in node.items()
         if isinstance(value, str) and value in ('True', 'False', 'true', 'false')
     ]
     wrong = [f'{name} is {value!r}, expected {words}' for name, value, words in wrong_types(cfg)]
-    return [*text_problems(cfg), *truths, *wrong]
+    return unique([*text_problems(cfg), *truths, *wrong])  # pipelines occur in variables, too
 
 
 def wrong_types(cfg: Config) -> Iterator[Tuple[str, Any, str]]:
@@ -106,12 +107,12 @@ def wrong_types(cfg: Config) -> Iterator[Tuple[str, Any, str]]:
                 yield f'{split}_dataloader.{key}', value, f'an integer, {least} or more'
     for place in INTEGERS:
         _, value = find_part(cfg, place)
-        whole = isinstance(value, float) and value.is_integer() and place.startswith('train_cfg')
-        if not (value is None or is_integer(value) or whole or is_number_text(value)):
+        fits = is_whole(value) if place.startswith('train_cfg') else is_integer(value)
+        if not (value is None or fits or is_number_text(value)):
             yield place, value, 'an integer'
     for node in walk(cfg.get('param_scheduler')):
         times = node.get('milestones', ())
-        listed = isinstance(times, (list, tuple)) and all(is_integer(each) or is_number_text(each) for each in times)
+        listed = isinstance(times, (list, tuple)) and all(is_whole(each) or is_number_text(each) for each in times)
         if not listed and not is_number_text(times):
             yield f'param_scheduler: milestones of {type_name(node)}', times, 'a list of integers'
     place, model = find_inner_model(cfg.get('model') or {})
@@ -134,6 +135,11 @@ def wrong_types(cfg: Config) -> Iterator[Tuple[str, Any, str]]:
 def is_integer(value: Any) -> bool:
     """Check whether a value is an integer; ``True`` and ``False`` are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Check whether a value is an integer, or a number such as 1e5 that equals one."""
+    return is_integer(value) or isinstance(value, float) and value.is_integer()
 
 
 def is_number_text(value: Any) -> bool:

@@ -141,6 +141,12 @@ def test_settings_that_only_training_reads_do_not_stop_a_test(make_config):
     assert caught.value.problems == ['test_dataloader.batch_size is 0, expected an integer, 1 or more']
 
 
+def test_problem_of_a_variable_that_was_inserted_is_reported_once(make_config):
+    cfg, _ = make_config('classification', {'train_dataloader.dataset.test_mode': 'False'})
+    cfg.my_dataset = cfg.train_dataloader.dataset
+    assert len(type_problems(cfg)) == 1
+
+
 def test_valid_numbers_are_accepted(make_config):
     valid = {
         'train_cfg.max_epochs': 12.0,
@@ -148,7 +154,8 @@ def test_valid_numbers_are_accepted(make_config):
         'data_preprocessor.mean': 0,
         'data_preprocessor.std': None,
         'data_preprocessor.num_classes': None,
-        'param_scheduler': [dict(type='MultiStepLR', milestones=(8, 11))],
+        'param_scheduler': [dict(type='MultiStepLR', milestones=(8, 11.0))],
+        'visualizer': dict(type='Visualizer', vis_backends=[dict(type='MLflowVisBackend', tags=dict(debug='true'))]),
     }
     assert type_problems(make_config('classification', valid)[0]) == []
 
