@@ -58,11 +58,11 @@ def stride_problems(cfg: Config) -> List[str]:
         return []
     for name, given, maps in found:
         sides = [each.shape[-1] for each in maps]
-        real = [round(SIDE / side) for side in sides]
+        real = [round(SIDE / max(side, 1)) for side in sides]
         wrong = [
             (one, other)
             for one, other, side in zip(given, real, sides)
-            if side >= SMALLEST_SIDE and max(one / other, other / one) > DIFFERENT
+            if side >= SMALLEST_SIDE and max(one, other) > DIFFERENT * min(one, other)
         ]
         if wrong:
             problems.append(

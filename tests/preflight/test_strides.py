@@ -51,6 +51,12 @@ def test_points_of_another_stride(retinanet):
     assert problem.startswith('model.bbox_head.strides is [4, 8, 16, 32, 64], but the maps')
 
 
+def test_stride_of_0(retinanet):
+    retinanet.model.bbox_head.anchor_generator.strides = [0, 16, 32, 64, 128]
+    (problem,) = stride_problems(retinanet)
+    assert 'anchor_generator.strides is [0, 16, 32, 64, 128], but the maps' in problem
+
+
 def test_stages_of_cascade_rcnn():
     cfg = load_config(str(ROOT / 'configs/detection/cascade_mask_rcnn_dwnet_tiny_3x_coco.py'))
     assert stride_problems(cfg) == []
