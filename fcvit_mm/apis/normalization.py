@@ -70,13 +70,14 @@ def is_same(one: Normalization, other: Normalization) -> bool:
 
 def normalization_of(cfg: dict) -> Optional[Normalization]:
     """Return the normalization in a config; ``None`` if it has no data preprocessor."""
-    _, model = find_inner_model(cfg.get('model') or {})
+    model = cfg.get('model')
+    _, model = find_inner_model(model if isinstance(model, dict) else {})
     node = model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if not isinstance(node, dict):
         return None
     try:
         mean, std = (tuple(float(value) for value in np.ravel(node.get(key) or ())) for key in ('mean', 'std'))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return Normalization(mean, std, any(bool(node.get(key)) for key in TO_RGB))
 

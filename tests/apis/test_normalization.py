@@ -30,7 +30,19 @@ def test_configs_of_different_libraries_are_compared():
 
 def test_checkpoints_without_a_config():
     cfg = Config(dict(data_preprocessor=dict(RGB)))
-    for text in (None, {}, '', 'model = (', '(' * 10000, 'data_preprocessor = 3', 'data_preprocessor = dict(mean="a")'):
+    huge = f'data_preprocessor = dict(mean=[1{"0" * 400}])'
+    for text in (
+        huge,
+        'model = 3',
+        'model = dict(detector=[1])',
+        None,
+        {},
+        '',
+        'model = (',
+        '(' * 10000,
+        'data_preprocessor = 3',
+        'data_preprocessor = dict(mean="a")',
+    ):
         assert other_normalization(cfg, content(text), 'a.pth') == ''
     assert other_normalization(cfg, {}, 'a.pth') == other_normalization(cfg, dict(meta=None), 'a.pth') == ''
     assert other_normalization(Config(), content(cfg.pretty_text), 'a.pth') == ''
