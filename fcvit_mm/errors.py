@@ -104,8 +104,9 @@ ADVICE = (
     ),
     (
         r'selected index k out of range',
-        'The detector has fewer predictions than model.test_cfg.max_per_img: lower that to num_queries (times '
-        'num_classes, if its loss_cls uses sigmoid)',
+        'If it is a detector, it has fewer predictions than model.test_cfg.max_per_img: lower that to num_queries '
+        '(times num_classes, if its loss_cls uses sigmoid). If it is a classifier, topk of a head or metric is more '
+        'than num_classes',
     ),
     (
         r'Key \w+ is not in available keys',
