@@ -2,7 +2,7 @@
 
 import copy
 from difflib import get_close_matches
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -170,9 +170,7 @@ def report_replaced_settings(cfg: Config) -> None:
             used = getattr(built.get_submodule(name.partition('.')[2]), key, settings)
         except AttributeError:
             continue
-        replaced = [
-            each for each in differing(settings, used) if any(each in part for part in parts_of(model.get(key)))
-        ]
+        replaced = [each for each in differing(settings, used) if any(each in part for part in walk(model.get(key)))]
         if replaced:
             names = ', '.join(f'{name}.{key}.{each}' for each in replaced)
             log_warning(f'{names}: the settings in {place}.{key} replace these. Set them there')
@@ -181,14 +179,6 @@ def report_replaced_settings(cfg: Config) -> None:
 def differing(given: dict, used: Any) -> List[str]:
     """Return the keys of settings whose values are others in the built model."""
     return [key for key, value in given.items() if not isinstance(used, dict) or used.get(key) != value]
-
-
-def parts_of(settings: Any) -> Iterator[dict]:
-    """Yield the settings of a model, and those of its components in them, such as ``rpn`` and ``rcnn``."""
-    if isinstance(settings, dict):
-        yield settings
-    for each in settings.values() if isinstance(settings, dict) else settings or ():
-        yield from parts_of(each) if isinstance(each, (dict, list, tuple)) else ()
 
 
 def class_weight_problems(cfg: Config) -> List[str]:
