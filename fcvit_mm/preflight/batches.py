@@ -32,7 +32,7 @@ WITHOUT_SEMANTIC_HEAD = (
 #: Maximum number of pixels of padding that is not reported, as of small images to a multiple of 32 or 64.
 SMALL_PADDING = 64
 #: Ranges of the values of normalized images, in standard deviations, beyond which mean and std are in another unit.
-SMALLEST_RANGE, LARGEST_RANGE = 0.25, 255
+SMALLEST_RANGE, LARGEST_RANGE = 0.1, 255
 #: Label that mmseg's heads ignore by default.
 IGNORED = 255
 
@@ -157,13 +157,15 @@ def report_values(cfg: Config, name: str, images: Sequence[torch.Tensor]) -> Non
     """
     node = preprocessor_of(cfg)
     std = [float(value) for value in np.ravel(node.get('std') or ()) if value]
+    if not std or node.get('mean') is None or not all(image.numel() for image in images):
+        return
     # Not of all pixels, which takes gigabytes for very large images; PyTorch has no minimum of 16-bit integers.
     thinned = [
         image[:, :: 1 + image.shape[1] // LARGEST_SIDE, :: 1 + image.shape[2] // LARGEST_SIDE] for image in images
     ]
     low = min(float(image.float().min()) for image in thinned)
     high = max(float(image.float().max()) for image in thinned)
-    if not std or node.get('mean') is None or not math.isfinite(high - low) or high == low:
+    if not math.isfinite(high - low) or high == low:
         return
     given = f'data_preprocessor has mean={node["mean"]} and std={node["std"]}'
     if images[0].is_floating_point() and (high - low) / min(std) < SMALLEST_RANGE:

@@ -1,12 +1,14 @@
 import pytest
 import torch
 from harness import LIBRARIES
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import PixelData
 from PIL import Image
 
 from fcvit_mm.apis.step import try_step
 from fcvit_mm.preflight import batches
+from fcvit_mm.preflight.batches import report_values
 from fcvit_mm.preflight.checks import data_problems
 
 BOTH = ['train_dataloader', 'val_dataloader']
@@ -93,6 +95,13 @@ def test_images_of_0_to_1(make_config, logged, scale, is_reported):
     cfg.train_dataloader.dataset.pipeline.insert(1, unit)
     assert data_problems(cfg, ['train_dataloader']) == []
     assert any('the values of the images are 0' in text for text in logged) == is_reported
+
+
+@pytest.mark.parametrize('image', [torch.linspace(0, 60, 48).view(3, 4, 4), torch.zeros(3, 0, 4)])
+def test_dark_and_empty_images(logged, image):
+    cfg = Config(dict(data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3)))
+    report_values(cfg, 'train_dataloader', [image])
+    assert not logged
 
 
 def enlarge(path, size):
