@@ -4,6 +4,7 @@ import re
 from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
+from torch.nn import Module
 
 from ..apis.load import meta_of, read_trained
 from ..apis.normalization import other_normalization
@@ -64,6 +65,8 @@ def load_from_problems(cfg: Config) -> List[str]:
                 f'({some(surplus)}). Is it of another variant?'
             )
         return []
+    if not common and type(built)._load_from_state_dict is not Module._load_from_state_dict:
+        return []  # it renames what it loads, as mmdet's SoftTeacher does with the weights of a detector
     found = f'their shapes differ ({some(common)})' if common else f'it has {some(weights)}, the model {some(model)}'
     return [
         f'load_from: 0 of {len(model)} values of the model are in {path}: {found}. For weights of a backbone: '

@@ -41,6 +41,16 @@ def test_checkpoint_with_something_else_under_state_dict(make_config, tmp_path, 
     assert 'a.pth contains no tensors, only state_dict' in only_problem(cfg)
 
 
+def test_detector_whose_weights_a_model_renames_when_it_loads_them(make_config, tmp_path):
+    """Training of mmdet's SoftTeacher may start from a detector."""
+    pytest.importorskip('mmdet')
+    cfg, _ = make_config('detection')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    torch.save({'state_dict': build_model(cfg).state_dict()}, cfg.load_from)
+    cfg.model = dict(type='SoftTeacher', detector=cfg.model, semi_train_cfg=dict(freeze_teacher=True))
+    assert hasattr(build_model(cfg), 'student') and load_from_problems(cfg) == []
+
+
 @pytest.mark.parametrize('container', ['state_dict', 'model'])
 def test_weights_with_nan_in_any_container(make_config, tmp_path, container):
     cfg, _ = make_config('classification')
