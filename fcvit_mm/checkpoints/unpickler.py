@@ -41,6 +41,8 @@ _STORAGES = {
 #: values without end, on which hashing, comparing and converting to text take for ever.
 MAX_VALUES = 10**7
 MAX_LEVELS = 100
+#: Containers that can be keys of dicts.
+HASHABLE = (tuple, frozenset)
 #: Names in pickles of quantized tensors and layers of torch.ao, its older versions, torchao and bitsandbytes.
 QUANTIZED = re.compile(
     r'torch\._utils\._rebuild_qtensor|torch\.Q(U?Int8|Int32|UInt\dx\d)Storage|torch\.(nn|ao)\..*quant|torchao\.|bitsandbytes\.'
@@ -268,7 +270,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._file_readline = lambda: _complete_line(file)
         self.path = path
         self.storage = storage
-        self._tuples: Dict[int, Tuple[int, int, Any]] = {}
+        self._keys: Dict[int, Tuple[int, int, Any]] = {}
 
     def load(self) -> Any:
         content = super().load()
@@ -341,7 +343,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         args = self.stack.pop()
         self.stack[-1] = _call(self.stack[-1], args)
-        self._measure(self.stack[-1], tuple, self._tuples)
+        self._measure(self.stack[-1], HASHABLE, self._keys)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_reduce
@@ -419,14 +421,14 @@ class RestrictedUnpickler(pickle._Unpickler):
 
 
 def _measured(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Measure a tuple when it is built: as a key of a dict it is hashed."""
+    """Measure a tuple or frozenset when it is built: as a key of a dict it is hashed and compared."""
 
-    def load_tuple(self: Any) -> None:
+    def load_key(self: Any) -> None:
         load(self)
-        self._measure(self.stack[-1], tuple, self._tuples)
+        self._measure(self.stack[-1], HASHABLE, self._keys)
 
-    return load_tuple
+    return load_key
 
 
-for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET):
     RestrictedUnpickler.dispatch[_code[0]] = _measured(RestrictedUnpickler.dispatch[_code[0]])

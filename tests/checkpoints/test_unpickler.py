@@ -296,6 +296,10 @@ ENDLESS = {
     'set': b'\x80\x04\x8f(' + _DOUBLED + b'\x90.',
     'called': b'\x80\x02' + _DOUBLED + b')R.',
     'tuple from a list': b'\x80\x02K\x00' + b'q\x00cbuiltins\ntuple\n]h\x00ah\x00a\x85R' * 60 + b'.',
+    'frozenset': b'\x80\x04K\x00' + b'q\x00(h\x00(h\x00\x91\x91' * 60 + b'q\x01}h\x01K\x00s.',
+    'frozenset from a list': b'\x80\x02K\x00'
+    + b'q\x00cbuiltins\nfrozenset\n]h\x00ah\x00\x85a\x85R' * 60
+    + b'q\x01}h\x01K\x00s.',
 }
 
 
