@@ -345,8 +345,10 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
     for name in sorted(assigned - used - read):
         places = [INSERTED_INTO[name]] if name in INSERTED_INTO else list(names_ending_in(cfg, name, read))
         near = get_close_matches(name, read, 1, MISSPELT)
-        if any(value_at(cfg, place) == cfg.get(name) for each in places for place in each.split(', ')):
-            continue  # the value is in use, inherited or written out
+        values = [value_at(cfg, place) for each in places for place in each.split(', ')]
+        existing = [value for value in values if value is not None] or values
+        if existing and all(value == cfg.get(name) for value in existing):
+            continue  # the value is in use everywhere, inherited or written out
         if places:
             texts.append(
                 f'sets {name}, which nothing reads: inherited files inserted their variables when they were read. Set '
@@ -389,7 +391,7 @@ def value_at(cfg: Config, name: str) -> Any:
     node = cfg.get(first)
     for part in parts:
         if isinstance(node, (list, tuple)):
-            node = node[int(part)]
+            node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
         else:
             node = node.get(part) if isinstance(node, dict) else None
     return node

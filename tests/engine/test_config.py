@@ -85,6 +85,10 @@ def test_options_that_only_the_runner_reads(write, capsys):
         ("pretrained = 'a.pth'", 'sets pretrained, .* Set model.backbone.init_cfg instead'),
         ('num_classes = 3', r'sets num_classes, .* Set model.decode_head.num_classes, model.auxiliary_head.num_cl'),
         ("dataset_type = 'A'", r'sets dataset_type, .* Set train_dataloader.dataset.type, val_dataloader'),
+        (
+            'batch_size = 1',
+            'sets batch_size, which nothing reads: .* Set train_dataloader.batch_size, val_data',
+        ),
         ('mine = 3\nyours = 4', 'mine.py sets mine, yours, which nothing reads$'),
         ('param_schedulers = []', r'sets param_schedulers, which nothing reads\. Did you mean param_scheduler\?$'),
         (
@@ -102,6 +106,12 @@ def test_variables_of_inherited_files(write, capsys, text, message):
     load_config(write(f'_base_ = {str(UPERNET)!r}\n{text}'))
     output = ''.join(capsys.readouterr())
     assert re.search(message, output, re.MULTILINE) if message else 'which nothing reads' not in output
+
+
+def test_list_of_data_sets_beside_a_variable_of_an_inherited_file(write):
+    path = write(f'_base_ = {str(UPERNET)!r}\ntrain_pipeline = []\ntrain_dataloader = dict(dataset=[dict(type="A")])')
+    with pytest.raises(ConfigError, match=r'train_dataloader.dataset is .*, expected a dict'):
+        load_config(path)
 
 
 def test_variables_of_a_file_that_inherits_nothing(write, capsys):
