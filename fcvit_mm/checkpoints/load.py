@@ -7,7 +7,7 @@ import re
 import time
 from functools import partial
 from typing import Any, Dict, Iterable, List, Mapping, Optional
-from urllib.parse import quote, urldefrag, urlparse
+from urllib.parse import quote, urlparse
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def local_path(checkpoint: str) -> str:
             f'checkpoint is {checkpoint}, expected a path, http:// or https:// (torchvision://, open-mmlab:// and '
             'similar names are weights of other networks)'
         )
-    url = quote(urldefrag(checkpoint).url, safe="%/:=&?~+!$,;'@()*[]")  # like a browser: spaces, other alphabets
+    url = quote(checkpoint.partition('#')[0], safe="%/:=&?~+!$,;'@()*[]")  # like a browser: spaces, other alphabets
     path = _downloaded_path(url)
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
     error: Optional[Exception] = None
