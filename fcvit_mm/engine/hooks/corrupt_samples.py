@@ -13,6 +13,7 @@ import tempfile
 import traceback
 import uuid
 import weakref
+from contextlib import suppress
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
@@ -454,7 +455,9 @@ def failing_step(error: BaseException) -> str:
     steps = [each for each in callers if isinstance(each, base)]
     if not steps:
         return ''
-    name, text = type(steps[-1]).__name__, ' '.join(repr(steps[-1]).split())
+    name, text = type(steps[-1]).__name__, ''
+    with suppress(Exception):  # a faulty __repr__, as that of mmdet's PackTrackInputs, must not hide the error
+        text = ' '.join(repr(steps[-1]).split())
     if not text.startswith(f'{name}('):  # a step that does not show its settings
         return f' in {name}'
     return f' in {text}' if len(text) <= STEP_LENGTH else f' in {text[:STEP_LENGTH]}...'

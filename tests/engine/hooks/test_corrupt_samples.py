@@ -13,6 +13,7 @@ from fcvit_mm.engine.hooks.corrupt_samples import (
     CorruptSampleError,
     GuardedLoading,
     SkipCorruptSamplesHook,
+    failing_step,
     loading_datasets,
     map_problem,
 )
@@ -199,6 +200,21 @@ def test_errors_without_a_corrupt_file_are_raised(dataset):
     apply_hook(data)
     with pytest.raises(LibraryError, match=r"loading .*5.jpg failed: KeyError: 'gt_bboxes' \(raised in tests\)"):
         data[5]
+
+
+def test_a_failing_step_that_cannot_show_its_settings_is_named():
+    transforms = pytest.importorskip('mmcv.transforms')
+
+    class Faulty(transforms.BaseTransform):
+        def transform(self, results):
+            raise RuntimeError('the actual error')
+
+        def __repr__(self):
+            return self.missing
+
+    with pytest.raises(RuntimeError, match='actual') as raised:
+        Faulty()({})
+    assert failing_step(raised.value) == ' in Faulty'
 
 
 def test_workers_share_the_count(dataset):
