@@ -1,13 +1,13 @@
 """Checkpoints that a run starts from, resumes from or tests: whether they can be read, and fit the model."""
 
 import re
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
 from mmengine.config import Config
 from torch.nn import Module
 
 from ..apis.load import meta_of, read_trained
-from ..apis.normalization import other_normalization
+from ..apis.normalization import report_other_normalization
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, surplus_blocks, weights_of
 from ..checkpoints.names import some
 from ..engine.wrapped import backbone_config
@@ -33,17 +33,10 @@ def checkpoint_problems(cfg: Config, path: str, what: str, trained: Optional[Lis
         content = read_trained(path)
     except CheckpointError as error:
         return [f'{what}: {error}']
-    report_normalization(cfg, content, path)
+    report_other_normalization(cfg, content, path)
     if trained is not None:
         trained += meta_of(Config(), content).names
     return []
-
-
-def report_normalization(cfg: Config, content: Dict[str, Any], path: str) -> None:
-    """Log a warning if a config normalizes images in another way than those that a checkpoint was trained on."""
-    text = other_normalization(cfg, content, path)
-    if text:
-        log_warning(text)
 
 
 def load_from_problems(cfg: Config) -> List[str]:
@@ -93,7 +86,7 @@ def resume_problems(cfg: Config, trained: Optional[List[str]] = None) -> List[st
         content = read_trained(path)
     except CheckpointError as error:
         return [f'--resume: {error}']
-    report_normalization(cfg, content, path)
+    report_other_normalization(cfg, content, path)
     meta = content.get('meta')
     if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
         return [

@@ -9,13 +9,13 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..apis.normalization import report_other_normalization
 from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weights_of
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
 from ..engine.wrapped import backbone_config, find_inner_model, unwrap_model
 from ..errors import UserError, origin
-from .checkpoints import report_normalization
 from .contexts import quiet
 from .data.kinds import is_url
 from .log import log_warning
@@ -57,7 +57,7 @@ def pretrained_problems(cfg: Config) -> List[str]:
         try:
             content = read_checkpoint(path)
             check_finite(weights_of(content, path), path)
-            report_normalization(cfg, content, path)
+            report_other_normalization(cfg, content, path)
         except CheckpointError as error:
             advice = OF_BACKBONE if any(node is each for each in of_backbone) else OF_PART
             problems.append(f'pretrained: {error}. {advice}')

@@ -11,6 +11,7 @@ from coco_files import file_of
 from harness import LIBRARIES, write_config
 from mmengine.config import Config
 
+from fcvit_mm.apis import normalization
 from fcvit_mm.engine.config import load_config, set_pretrained
 from fcvit_mm.preflight import log
 from fcvit_mm.preflight.limits import TimeLimit
@@ -61,7 +62,8 @@ def logged(monkeypatch):
         if level >= logging.WARNING:
             lines.append(text)
 
-    monkeypatch.setattr(log, 'print_log', say)
+    for module in (log, normalization):
+        monkeypatch.setattr(module, 'print_log', say)
     return lines
 
 
